@@ -1,0 +1,241 @@
+"""Typed, frozen settings: read from YAML, overridden by dotted paths, refused with the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fusion_lab.contracts import ConfigError
+
+
+class Config(BaseModel):
+    """A frozen section of settings. Unknown keys, wrong types and values out of range are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-4 as a number, and a key given twice as an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """A YAML text as Python values; ``source`` names it in errors.
+
+    >>> parse_yaml("{lr: 1e-4}", "here")
+    {'lr': 0.0001}
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader underneath
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise ConfigError(f"{where}: expected valid YAML, found: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: expected valid YAML, found: {' '.join(str(error).split())}") from None
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file holding a mapping.
+
+    Raises:
+        ConfigError: the file is missing, is no text, no YAML, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: expected a YAML file, found no such file{_neighbours(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a readable UTF-8 text, found: {error}") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")
+    return tree
+
+
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """The text of a mapping, in the order of its keys."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+
+
+def validate(kind: type[C], tree: Mapping[str, Any], source: str) -> C:
+    """The settings ``kind`` from a mapping; the first thing wrong with it is told in one line.
+
+    Raises:
+        ConfigError: with ``source``, the dotted path, what was expected and what was found.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(tree, default=_refuse(source)))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_fault(kind, tree, error)}") from None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths.
+
+    >>> flatten({"model": {"d_model": 64}, "seed": 0})
+    {'model.d_model': 64, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{path}."))
+        else:
+            flat[path] = value
+    return flat
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """``"model.d_model=32; optimiser.lr=1e-3"`` as ``{path: value}``; values are YAML scalars or flow collections.
+
+    >>> parse_overrides("model.d_model=32; optimiser.lr=1e-3")
+    {'model.d_model': 32, 'optimiser.lr': 0.001}
+    """
+    overrides: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in text.split(";"))):
+        path, equals, value = part.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"set: expected path=value, found {part!r}")
+        overrides[path.strip()] = parse_yaml(value.strip(), f"set: {path.strip()}")
+    return overrides
+
+
+def assign(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Puts ``value`` at a dotted path, making the mappings on the way; a mapping is merged into a mapping."""
+    *parents, leaf = path.split(".")
+    for key in parents:
+        child = tree.get(key)
+        if not isinstance(child, dict):
+            child = tree[key] = {}
+        tree = child
+    if isinstance(value, Mapping) and isinstance(tree.get(leaf), dict):
+        for key, inner in value.items():
+            assign(tree[leaf], key, inner)
+    else:
+        tree[leaf] = value
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``" (did you mean 'x'?)"`` or what is known, for the end of an error.
+
+    >>> nearest("d_modle", ["d_model", "nhead"])
+    " (did you mean 'd_model'?)"
+    """
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix == path.suffix)
+    return nearest(path.name, names)
+
+
+def _refuse(source: str):
+    def refuse(value: object) -> object:
+        raise ConfigError(f"{source}: expected plain YAML values, found {value!r}")
+
+    return refuse
+
+
+def _first_fault(kind: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> str:
+    faults = error.errors(include_url=False)
+    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    location = [str(part) for part in fault["loc"]]
+    path = ".".join(_drop_union_tags(location, tree))
+    found = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(kind, location[:-1])
+        return f"{path}: unknown key{nearest(location[-1], known)}"
+    if fault["type"] == "missing":
+        return f"{path}: expected a value, found none"
+    if fault["type"] == "union_tag_invalid":
+        tag = fault["ctx"]["discriminator"].strip("'")
+        known = [t.strip(" '") for t in fault["ctx"]["expected_tags"].split(",")]
+        return f"{path}.{tag}: unknown {fault['ctx']['tag']!r}{nearest(fault['ctx']['tag'], known)}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{path}: expected a key {fault['ctx']['discriminator']}, found none"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
+    if fault["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    shown = json.dumps(found, default=str)
+    return f"{path}: expected {message}, found {shown if len(shown) < 80 else shown[:77] + '...'}"
+
+
+def _drop_union_tags(location: list[str], tree: Any) -> list[str]:
+    """pydantic puts a discriminated union's tag into the location; a user's file has no such level."""
+    kept: list[str] = []
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        if isinstance(tree, Mapping) and part not in tree and not last and kept and part in map(str, tree.values()):
+            continue
+        kept.append(part)
+        if isinstance(tree, Mapping):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+    return kept
+
+
+def _known_keys(kind: type[BaseModel], location: list[str]) -> list[str]:
+    """Field names of the section at ``location``, read from the JSON schema so that unions need no special care."""
+    schema = kind.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node or "allOf" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node["allOf"][0]
+        return node
+
+    node = resolve(schema)
+    for part in location:
+        branches = node.get("oneOf") or node.get("anyOf") or []
+        tagged = node.get("discriminator", {}).get("mapping", {})
+        if part in tagged:
+            node = resolve({"$ref": tagged[part]})
+        elif part in node.get("properties", {}):
+            node = resolve(node["properties"][part])
+        elif isinstance(node.get("additionalProperties"), dict):
+            node = resolve(node["additionalProperties"])
+        elif "items" in node and part.isdigit():
+            node = resolve(node["items"])
+        else:
+            options = [resolve(b) for b in branches if "$ref" in b]
+            node = next((o for o in options if o.get("title") == part or part in o.get("properties", {})), {})
+    if not node.get("properties"):
+        objects = [resolve(b) for b in node.get("anyOf", []) if "$ref" in b]
+        node = objects[0] if objects else node
+    return list(node.get("properties", {}))

@@ -1,0 +1,289 @@
+"""The words every other module speaks: what a data set, a batch, a model's answer and a fold are.
+
+One alphabet of dimensions, used in every shape comment of the project::
+
+    K folds   R rows of a data set   B rows of a mini-batch   M modalities   T time steps
+    N instances of a bag   F features   D width   C classes
+
+One meaning of a mask: ``True`` = real. It is inverted for PyTorch nowhere else than in :mod:`fusion_lab.blocks.masking`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ModalityKind = Literal["vector", "sequence", "bag"]
+FeatureKind = Literal["numeric", "binary", "category", "indicator"]
+TaskKind = Literal["binary", "multiclass", "regression"]
+
+UNKNOWN = "unknown"
+"""Name of the category that stands for a missing cell and for a category that a fold's training rows do not hold."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one line: where it is, what was expected, what was found. Exit code 2."""
+
+
+class ConfigError(UserError):
+    """A setting that cannot be used: unknown key, wrong type, value out of range."""
+
+
+class DataError(UserError):
+    """An input file, or a split of its rows, that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of a modality as the models receive it, after encoding.
+
+    A categorical source column becomes one ``category`` feature per category of its vocabulary, side by side, the last
+    of them :data:`UNKNOWN`; an ``indicator`` is 1 where its source column's cell is missing.
+    """
+
+    name: str
+    kind: FeatureKind = "numeric"
+    source: str = ""  # the raw column it was made from
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One input of a model. ``length`` is T of a sequence or the largest N of a bag, ``None`` for a vector."""
+
+    name: str
+    kind: ModalityKind
+    features: tuple[Feature, ...]
+    length: int | None = None
+
+    @property
+    def width(self) -> int:
+        """F, the number of features."""
+        return len(self.features)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row: ``(F,)`` for a vector, ``(length, F)`` otherwise."""
+        return (self.width,) if self.length is None else (self.length, self.width)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target. ``classes`` are in the order of their codes; of a binary task, ``classes[1]`` is the positive one."""
+
+    name: str
+    kind: TaskKind
+    classes: tuple[str, ...] = ()
+    per_step: bool = False
+
+    @property
+    def positive(self) -> str | None:
+        """Name of the positive class of a binary task, ``None`` for other kinds."""
+        return self.classes[1] if self.kind == "binary" else None
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's head: C for a multiclass task, 1 otherwise."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model has to take and to answer."""
+
+    modalities: tuple[Modality, ...]
+    tasks: tuple[Task, ...]
+
+    def modality(self, name: str) -> Modality:
+        return next(m for m in self.modalities if m.name == name)
+
+    def task(self, name: str) -> Task:
+        return next(t for t in self.tasks if t.name == name)
+
+
+class Batch(NamedTuple):
+    """Some rows of a data set. Every leaf may carry a leading K axis.
+
+    ======== ============================================ ===================================================
+    inputs   {modality: float [B,F] | [B,T,F] | [B,N,F]}  0 wherever ``valid`` or ``observed`` is False
+    valid    {modality: bool [B] | [B,T] | [B,N]}         a missing modality is all False
+    observed {modality: bool, the inputs' shape}          False = a missing cell inside a present modality
+    quality  {modality: float [B]}                        in [0, 1]; 1 where unknown
+    targets  {task: float [B] | [B,T]}                    class code or value; 0 where not ``known``
+    known    {task: bool, the target's shape}
+    weight   float [B]                                    0 = a padding row: counts nowhere
+    ======== ============================================ ===================================================
+
+    A named tuple because ``torch.func`` maps over it without being taught.
+    """
+
+    inputs: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    observed: dict[str, Tensor]
+    quality: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    known: dict[str, Tensor]
+    weight: Tensor
+
+    def without_targets(self) -> Batch:
+        """What a model may see."""
+        return self._replace(targets={}, known={})
+
+
+class Output(NamedTuple):
+    """A model's answer.
+
+    ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a multiclass
+    one (with T before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``: ``{name: [B,...]}``,
+    attention or gate weights; the model's ``map_axes`` says what their axes are.
+    """
+
+    heads: dict[str, Tensor]
+    penalties: dict[str, Tensor]
+    maps: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file, or one generator, and the SHA-256 of its content."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a data set comes from, and what was noticed while reading it (one plain sentence each)."""
+
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all sources: the identity of the data."""
+        return content_hash([asdict(s) for s in self.sources])
+
+
+class Dataset(Protocol):
+    """R rows behind one door. How they are stored is the data set's own business."""
+
+    spec: Spec
+    ids: np.ndarray  # [R] str
+    group: np.ndarray | None  # [R] str: rows of one group are never split over train, val and test
+    order: np.ndarray | None  # [R]: position in time inside a group
+    provenance: Provenance
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: Tensor) -> Batch:
+        """Rows by index, int64 ``[B]`` or ``[K,B]``; every leaf gets the index's leading shape. ``weight`` is 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which rows do what in each of K folds. All arrays are bool ``[K,R]``; ``train``, ``val`` and ``test`` are disjoint.
+
+    ``fit`` marks the rows on which scalers and encoders are fitted, ``train`` unless the protocol says otherwise.
+    ``holdout``, bool ``[R]``, marks rows locked away from every fold.
+    """
+
+    protocol: str
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    fit: np.ndarray
+    holdout: np.ndarray
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader of the scores should know of this split
+    digest: str = field(default="", compare=False)
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a cross-validated model said of validation and test rows: one entry per (fold, row).
+
+    ``score`` is a probability of the positive class ``[P]``, class probabilities ``[P,C]`` or a value ``[P]``.
+    """
+
+    fold: np.ndarray  # int [P]
+    split: np.ndarray  # str [P]: "val" or "test"
+    row: np.ndarray  # int [P]: row of the data set
+    target: Mapping[str, np.ndarray]
+    known: Mapping[str, np.ndarray]
+    score: Mapping[str, np.ndarray]
+
+    def where(self, keep: np.ndarray) -> Predictions:
+        """The entries marked True in ``keep``, bool [P]."""
+        columns = [{n: a[keep] for n, a in d.items()} for d in (self.target, self.known, self.score)]
+        return Predictions(self.fold[keep], self.split[keep], self.row[keep], *columns)
+
+    def of(self, split: str, fold: int | None = None) -> Predictions:
+        """The entries of one split, and of one fold when given."""
+        keep = self.split == split
+        return self.where(keep if fold is None else keep & (self.fold == fold))
+
+
+class Axis(NamedTuple):
+    """One axis of an attention map: what it runs over ("query modality", "time step") and the name of each place."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Attention or gate weights of some rows: ``values`` float32 ``[P, *len(axis.labels)]``, entry p is ``row[p]`` in ``fold[p]``.
+
+    The last axis holds what is weighed. Of an attention map (``kind == "attention"``) it sums to 1 over what is valid;
+    each weight of a gate (``kind == "gate"``) lies in [0, 1] by itself.
+    """
+
+    name: str
+    kind: Literal["attention", "gate"]
+    axes: tuple[Axis, ...]
+    fold: np.ndarray
+    row: np.ndarray
+    values: np.ndarray
+
+
+def content_hash(value: object) -> str:
+    """SHA-256 of a value made of dicts, lists, strings and numbers, whatever the order of its keys.
+
+    >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def array_hash(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays' values, shapes and types.
+
+    >>> array_hash(np.zeros(2)) == array_hash(np.zeros((2, 1)))
+    False
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def fold_rows(mask: np.ndarray) -> list[Tensor]:
+    """Row indices of each fold from a bool ``[K,R]`` array, as int64 tensors.
+
+    >>> [r.tolist() for r in fold_rows(np.array([[True, False, True], [False, True, False]]))]
+    [[0, 2], [1]]
+    """
+    return [torch.from_numpy(np.flatnonzero(row)) for row in mask]

@@ -1,0 +1,41 @@
+"""What a cross-validation leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from fusion_lab.contracts import AttentionMap, Predictions
+
+Ending = Literal["patience", "epochs", "pruned"]
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One fold: its curves and the weights of its best epoch.
+
+    ``history`` has a row per epoch: ``epoch`` (from 1), ``lr``, ``train/loss``, ``val/loss``, ``val/<task>/<metric>``;
+    an undefined score is NaN. ``best_epoch`` is the restored one.
+    """
+
+    fold: int
+    name: str
+    best_epoch: int
+    epochs: int
+    ending: Ending
+    history: tuple[dict[str, float], ...]
+    weights: dict[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """All folds of one configuration, each at its restored epoch."""
+
+    folds: tuple[FoldResult, ...]
+    predictions: Predictions = field(repr=False)  # validation and test rows
+    maps: tuple[AttentionMap, ...] = field(repr=False)  # validation rows
+    parameters: int  # effective: without the padding of grouped encoders
+    seconds: float
+    notes: tuple[str, ...] = ()  # what a reader of the scores should know, one plain sentence each
