@@ -1,0 +1,6 @@
+"""What training minimises."""
+
+from fusion_lab.objectives.losses import LOSSES, ObjectiveConfig
+from fusion_lab.objectives.objective import Objective
+
+__all__ = ["LOSSES", "Objective", "ObjectiveConfig"]

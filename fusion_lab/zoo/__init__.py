@@ -1,0 +1,10 @@
+"""Model families, strangers to each other. A new one is a file here and a line below."""
+
+from fusion_lab.zoo.model import MapSpec, Model
+from fusion_lab.zoo.token_fusion import TokenFusion
+
+FAMILIES: dict[str, type[Model]] = {
+    "token_fusion": TokenFusion,
+}
+
+__all__ = ["FAMILIES", "MapSpec", "Model"]

@@ -1,0 +1,156 @@
+"""The command line: one verb per job, the same code behind ``fusion-lab <verb>`` and the entry points of MLproject."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+class Option(NamedTuple):
+    """One option of a verb. An empty value is the same as none: MLproject passes its empty defaults on."""
+
+    kind: Callable[[str], Any]
+    help: str
+    default: Any = None
+
+
+def whole(text: str) -> int:
+    """A whole number >= 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)
+
+
+def positive_whole(text: str) -> int:
+    """A whole number >= 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A duration: seconds, or with the unit s, m or h."""
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        value = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a duration such as 90, 90s, 15m or 2h, found {text!r}")
+    return value
+
+
+EXPERIMENT = Option(str, "a name in experiments/, or a path to a YAML file", "demo")
+SHARED = {
+    "data": Option(str, "folder of the input files, in place of the experiment's data.root"),
+    "seed": Option(whole, "seed of every random draw, in place of the experiment's"),
+    "set": Option(str, "settings over the experiment's, as 'model.d_model=32; optimiser.lr=1e-3'", ""),
+    "tracking-uri": Option(str, "MLflow tracking server or database (default: MLFLOW_TRACKING_URI, else mlflow.db here)"),
+}
+
+
+class Verb(NamedTuple):
+    """What a verb does, where its job is, and what it takes."""
+
+    job: str
+    help: str
+    options: dict[str, Option]
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "fusion_lab.jobs.train",
+        "cross-validate one experiment and show it beside the baselines",
+        {"experiment": EXPERIMENT, **SHARED},
+    ),
+    "hpo": Verb(
+        "fusion_lab.jobs.hpo",
+        "search an experiment's settings: an Optuna study over cross-validation folds, with pruning",
+        {
+            "experiment": EXPERIMENT,
+            "space": Option(str, "a name in hpo/, or a path (default: the experiment's name, else its model family's)"),
+            "trials": Option(positive_whole, "trials of the study in all, those of earlier runs of the command counted"),
+            "timeout": Option(seconds, "stop starting trials after this long: 90, 90s, 15m, 2h"),
+            **SHARED,
+        },
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest thing known, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+    def unknown(self, arguments: Sequence[str]) -> NoReturn:
+        """Refuses options that the verb does not have."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        word = next((a for a in arguments if a.startswith("-")), arguments[0])
+        close = difflib.get_close_matches(word.split("=")[0], known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
+        fail(f"unknown argument {word!r}{hint}")
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, exit code 2."""
+    print(f"fusion-lab: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(USER_ERROR)
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Verb, dict[str, Any]]:
+    """The verb and its options, ``{name: value}``, from the command line."""
+    parser = Parser(prog="fusion-lab", description="Rigorous experiments with multimodal fusion models on small data sets.")
+    from fusion_lab import __version__
+
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    parsers = {name: _add(verbs, name, verb) for name, verb in VERBS.items()}
+    given, rest = parser.parse_known_args(arguments)
+    if rest:
+        parsers[given.verb].unknown(rest)
+    verb = VERBS[given.verb]
+    return verb, {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name in verb.options}
+
+
+def _add(verbs: Any, name: str, verb: Verb) -> Parser:
+    parser = verbs.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
+    for option, (kind, text, default) in verb.options.items():
+        shown = text if default in (None, "") else f"{text} (default: {default})"
+        parser.add_argument(f"--{option}", type=_or_empty(kind, default), default=default, help=shown, metavar="VALUE")
+    return parser
+
+
+def _or_empty(kind: Callable[[str], Any], default: Any) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        return default if text.strip() == "" else kind(text.strip())
+
+    return convert
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb. Exit code 0; 2 for a user's mistake, told in one line; 130 when interrupted."""
+    verb, options = parse(arguments)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from fusion_lab.contracts import UserError
+
+    try:
+        import_module(verb.job).run(**options)
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt as interruption:
+        print(f"fusion-lab: {interruption or 'interrupted'}; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""Cells of a table as numbers or as words, and what stands for a missing one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from fusion_lab.contracts import DataError
+from fusion_lab.data.readers import Table, as_text, cell_text
+
+Scalar = str | int | float | bool
+"""A value as a settings file writes it."""
+
+# YAML reads an unquoted yes, no, on or off as a truth value; the column then still holds the word.
+_TRUTH = {"true": ("true", "yes", "on"), "false": ("false", "no", "off")}
+
+
+def read_numbers(table: Table, columns: list[str], missing: list[Scalar]) -> tuple[np.ndarray, np.ndarray]:
+    """Numeric columns as float32 ``[rows, columns]``, and bool: where a cell holds something.
+
+    Raises:
+        DataError: a cell is no number, or not finite as a 32-bit one.
+    """
+    frame = table.frame[columns]
+    values = np.empty(frame.shape)
+    numeric = [
+        i for i, dtype in enumerate(frame.dtypes) if pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "biuf"
+    ]
+    values[:, numeric] = frame.iloc[:, numeric].to_numpy(dtype=np.float64, na_value=np.nan)
+    for i in sorted(set(range(len(columns))) - set(numeric)):
+        values[:, i] = _parse_numbers(table, columns[i], missing)
+    observed = ~np.isnan(values) & ~np.isin(values, _numbers_among(missing))
+    with np.errstate(over="ignore"):
+        values = np.where(observed, values, 0.0).astype(np.float32)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        found = frame.iloc[row, column]
+        raise DataError(f"{table.place(int(row), columns[column])}: expected a finite number, found {found}")
+    return values, observed
+
+
+def _parse_numbers(table: Table, column: str, missing: list[Scalar]) -> np.ndarray:
+    empty = {cell_text(value) for value in missing}
+    values = np.full(len(table.frame), np.nan)
+    for row, cell in enumerate(table.frame[column].tolist()):
+        word = cell_text(cell)
+        if word is None or word in empty:
+            continue
+        number = _number(word)
+        if number is None:
+            raise DataError(
+                f"{table.place(row, column)}: expected a number, found {_short(word)} "
+                f"(a category is declared with kinds: {{{column}: category}})"
+            )
+        values[row] = number
+    return values
+
+
+def _number(word: str) -> float | None:
+    if word in ("true", "false"):
+        return float(word == "true")
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return None if "_" in word or math.isnan(number) else number
+
+
+def _numbers_among(values: list[Scalar]) -> list[float]:
+    numbers = (_number(str(value)) for value in values if not isinstance(value, bool))
+    return [number for number in numbers if number is not None]
+
+
+def words_of(cells: pd.Series, missing: list[Scalar]) -> np.ndarray:
+    """Cells as text, object ``[rows]``; ``None`` where empty or one of ``missing``."""
+    words = as_text(cells)
+    found = [word for word in set(words) if word is not None]
+    empty = {spelling(value, found) for value in missing}
+    return np.array([None if word in empty else word for word in words], dtype=object)
+
+
+def spelling(value: object, found: list[str]) -> str:
+    """A declared value as the column spells it."""
+    text = cell_text(value) or str(value)
+    return next((word for word in _TRUTH.get(text, ()) if word in found), text)
+
+
+def in_order(words: np.ndarray) -> list[str]:
+    """Distinct values: numbers by size, then words by letters."""
+
+    def key(word: str) -> tuple[bool, float, str]:
+        number = _number(word)
+        return (number is None, number or 0.0, word)
+
+    return sorted({word for word in words if word is not None}, key=key)
+
+
+def _short(word: str) -> str:
+    return repr(word if len(word) <= 40 else word[:37] + "...")
+
+
+def listed(names: list[str]) -> str:
+    """The first few of some names, for an error or a note."""
+    shown = ", ".join(map(repr, names[:6]))
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

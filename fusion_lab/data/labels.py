@@ -1,0 +1,101 @@
+"""Labels of the targets table: class codes or values, and where they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import model_validator
+
+from fusion_lab.config import Config
+from fusion_lab.contracts import DataError, Task, TaskKind
+from fusion_lab.data.cells import Scalar, in_order, listed, read_numbers, spelling, words_of
+from fusion_lab.data.readers import Table
+
+
+class TaskConfig(Config):
+    """One target: a column of the targets table. An empty cell, or one holding a value of ``unknown``, is unknown."""
+
+    column: str
+    kind: TaskKind = "binary"
+    positive: Scalar | None = None  # a binary task's value of the positive class
+    classes: dict[str, str] = {}  # value in the file: name of the class, in the order of the codes
+    unknown: list[Scalar] = []
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> TaskConfig:
+        if (self.kind == "binary") != (self.positive is not None):
+            expected = (
+                "the value of the positive class"
+                if self.kind == "binary"
+                else f"no positive class of a {self.kind} task"
+            )
+            raise ValueError(f"positive: expected {expected}, found {self.positive!r}")
+        if self.kind == "binary" and len(self.classes) not in (0, 2):
+            raise ValueError(f"classes: expected two classes of a binary task, found {len(self.classes)}")
+        if self.kind == "regression" and self.classes:
+            raise ValueError("classes: expected none of a regression task")
+        if len(set(self.classes.values())) < len(self.classes):
+            raise ValueError(f"classes: expected different names, found {list(self.classes.values())}")
+        return self
+
+
+@dataclass(frozen=True)
+class EncodedTask:
+    """A target over the rows of its file: class code or value float32 ``[rows]``, and where it is known."""
+
+    task: Task
+    values: np.ndarray
+    known: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def encode_task(name: str, config: TaskConfig, table: Table) -> EncodedTask:
+    """Labels of the targets table.
+
+    Raises:
+        DataError: the column is missing, a value is none of the declared, or the positive value does not occur.
+    """
+    cells = table.column(config.column, f"task {name!r}")
+    if config.kind == "regression":
+        values, observed = read_numbers(table, [config.column], config.unknown)
+        return EncodedTask(Task(name, "regression"), values[:, 0], observed[:, 0])
+    words = words_of(cells, config.unknown)
+    found = in_order(words)
+    values, names = _classes(name, config, table, words, found)
+    codes = {value: float(code) for code, value in enumerate(values)}
+    known = np.array([word is not None for word in words])
+    labels = np.array([codes.get(word, 0.0) for word in words], dtype=np.float32)
+    absent = [label for value, label in zip(values, names, strict=True) if value not in found]
+    notes = tuple(f"task {name!r}: no row of class {label!r}" for label in absent)
+    return EncodedTask(Task(name, config.kind, tuple(names)), labels, known, notes)
+
+
+def _classes(
+    name: str, config: TaskConfig, table: Table, words: np.ndarray, found: list[str]
+) -> tuple[list[str], list[str]]:
+    """Values in the order of their codes, and the classes' names."""
+    where = f"{table.path}: column {config.column!r}: task {name!r}"
+    if not found:
+        raise DataError(f"{where}: expected known labels, found none")
+    declared = {spelling(value, found): label for value, label in config.classes.items()}
+    values = list(declared) or found
+    if config.kind == "binary":
+        positive = spelling(config.positive, found)
+        if positive not in found:
+            raise DataError(f"{where}: expected the positive value {positive!r} to occur, found {listed(found)}")
+        if declared and positive not in declared:
+            raise DataError(
+                f"{where}: expected the positive value {positive!r} among the classes {listed(list(declared))}"
+            )
+        others = [value for value in values if value != positive]
+        if not others:
+            raise DataError(f"{where}: expected two classes among the known labels, found only {positive!r}")
+        values = [others[0], positive]
+    for row, word in enumerate(words):
+        if word is not None and word not in values:
+            expected = " or ".join(map(repr, values))
+            raise DataError(
+                f"{table.place(row, config.column)}: expected {expected} of {config.kind} task {name!r}, found {word!r}"
+            )
+    return values, [declared.get(value, value) for value in values]

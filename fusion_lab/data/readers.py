@@ -1,0 +1,290 @@
+"""Tables from CSV, parquet and HDF5 files; every cell can be traced to its line or row."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from fusion_lab.config import nearest
+from fusion_lab.contracts import DataError
+
+MISSING = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL"})
+"""What an empty cell looks like. ``None`` and ``none`` are not among them: they are names of real categories."""
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_KINDS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file, or one group of an HDF5 file. ``frame``'s index: a CSV file's line numbers, else row numbers from 1."""
+
+    name: str  # "tma.h5#CD3", relative to the data folder
+    path: str  # what errors call it, with the folder
+    file: Path
+    frame: pd.DataFrame
+    unit: Literal["line", "row"]
+
+    def place(self, row: int, column: str) -> str:
+        """Where the cell in the ``row``-th record of a column is, for the beginning of an error."""
+        return f"{self.path}: {self.unit} {self.frame.index[row]}, column {column!r}"
+
+    def column(self, name: str, role: str) -> pd.Series:
+        """One column.
+
+        Raises:
+            DataError: there is no such column; the nearest name is suggested.
+        """
+        self.require([name], role)
+        return self.frame[name]
+
+    def require(self, names: Iterable[str], role: str) -> None:
+        """Raises :class:`DataError` with the nearest name for the first of ``names`` that is no column."""
+        for name in names:
+            if name not in self.frame.columns:
+                hint = _suggest(name, list(self.frame.columns))
+                raise DataError(f"{self.path}: expected a column {name!r} ({role}), found none{hint}")
+
+
+def read_table(root: Path, file: str, key: str | None = None, companions: Sequence[str] = ()) -> Table:
+    """Reads one table from the folder ``root``.
+
+    A CSV file (UTF-8; ``.tsv`` for tabs) gives text cells, exactly as written. Of an HDF5 file, ``key`` names a group,
+    of which every one-dimensional dataset is a column and every two-dimensional dataset ``x`` the columns ``x_0``,
+    ``x_1``, ...; or it names one dataset, whose ``companions`` (first the ids) are taken from beside it.
+
+    Raises:
+        DataError: the folder, file or key is missing, or the content is unreadable, uneven or empty.
+    """
+    path = _existing(root, file)
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"{path}: expected a file ending in {', '.join(_KINDS)}, found {path.suffix or 'no ending'!r}")
+    if key is not None and kind != "hdf5":
+        raise DataError(f"{path}: expected an HDF5 file where a key is given, found key {key!r} of a {kind} file")
+    shown = f"{path}#{key}" if key else str(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: expected a table, found an empty file")
+    if kind == "csv":
+        frame = _read_csv(path)
+    else:
+        frame = _read_parquet(path) if kind == "parquet" else _read_hdf5(path, key, companions)
+        frame.index = pd.RangeIndex(1, len(frame) + 1)
+    if frame.empty:
+        raise DataError(f"{shown}: expected at least one row and one column, found {len(frame)} x {frame.shape[1]}")
+    return Table(f"{file}#{key}" if key else file, shown, path, frame, "line" if kind == "csv" else "row")
+
+
+def read_ids(table: Table, column: str) -> np.ndarray:
+    """The ids of a table's rows, as text ``[rows]``: trimmed, ``1.0`` and ``1`` are the same.
+
+    Raises:
+        DataError: the column is missing, a cell is empty or no whole number or text, or an id occurs twice.
+    """
+    cells = table.column(column, "the ids")
+    if pd.api.types.is_float_dtype(cells.dtype):
+        _refuse_fractions(table, cells, column)
+    ids = as_text(cells)
+    seen: dict[str, int] = {}
+    for row, identifier in enumerate(ids):
+        if identifier is None:
+            raise DataError(f"{table.place(row, column)}: expected an id, found an empty cell")
+        if identifier in seen:
+            first = table.frame.index[seen[identifier]]
+            raise DataError(
+                f"{table.path}: {table.unit} {table.frame.index[row]}, column {column!r}: expected each id once, "
+                f"found {identifier!r} again (first in {table.unit} {first})"
+            )
+        seen[identifier] = row
+    return ids.astype(str)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def as_text(cells: pd.Series) -> np.ndarray:
+    """Cells in the form in which ids and categories are compared, object ``[rows]``; ``None`` where missing.
+
+    >>> as_text(pd.Series([" a ", 1.0, "2.0", True, float("nan"), "NA"], dtype=object)).tolist()
+    ['a', '1', '2', 'true', None, None]
+    """
+    return np.array([cell_text(cell) for cell in cells.tolist()], dtype=object)
+
+
+def cell_text(cell: object) -> str | None:
+    """One cell as trimmed text, whole numbers without fraction, truth values in lower case; ``None`` where missing."""
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return None
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", errors="replace")
+    text = str(cell).strip()
+    if text in MISSING:
+        return None
+    whole = _WHOLE.fullmatch(text)
+    if whole:
+        return whole.group(1)
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+def _existing(root: Path, file: str) -> Path:
+    if not root.is_dir():
+        found = "a file" if root.exists() else "no such folder"
+        raise DataError(f"{root}: expected a folder of data files, found {found} (say where it is with data=FOLDER)")
+    path = root / file
+    if not path.exists():
+        known = sorted(p.name for p in path.parent.iterdir() if p.suffix in _KINDS) if path.parent.is_dir() else []
+        raise DataError(f"{path}: expected a data file, found no such file{_suggest(path.name, known)}")
+    if not path.is_file():
+        raise DataError(f"{path}: expected a data file, found a folder")
+    return path
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Text cells, indexed by line. The standard reader: it knows a record's line and refuses an unclosed quote."""
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, found: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        raise DataError(f"{path}: line {line}: expected UTF-8 text, found byte 0x{byte:02x}") from None
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+    )
+    lines, records = [], []
+    try:
+        header = [name.strip() for name in next(filter(None, reader), [])]
+        _check_header(path, header, reader.line_num)
+        start = reader.line_num + 1
+        for record in reader:
+            if record and len(record) != len(header):
+                raise DataError(
+                    f"{path}: line {start}: expected {len(header)} cells as in the header, found {len(record)}"
+                )
+            if record:
+                lines.append(start)
+                records.append(record)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: expected well-formed CSV, found: {error}") from None
+    if not records:
+        raise DataError(f"{path}: expected rows below the header, found none")
+    return pd.DataFrame(records, columns=pd.Index(header, dtype=object), index=pd.Index(lines), dtype=object)
+
+
+def _check_header(path: Path, header: list[str], line: int) -> None:
+    if not header:
+        raise DataError(f"{path}: expected a line of column names, found an empty file")
+    for position, name in enumerate(header, start=1):
+        if not name:
+            raise DataError(f"{path}: line {line}: expected a name for each column, found none for column {position}")
+        if header.index(name) < position - 1:
+            raise DataError(f"{path}: line {line}: expected each column once, found {name!r} again")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """All columns, those included that pandas had stored as an index; what pandas noted beside the data is not read."""
+    try:
+        table = pa.parquet.ParquetFile(path).read().replace_schema_metadata(None)
+        names = [name.strip() for name in table.column_names]
+        frame = table.rename_columns([str(i) for i in range(len(names))]).to_pandas()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a readable parquet file, found: {_first_line(error)}") from None
+    _check_header(path, names, 1)
+    return frame.set_axis(pd.Index(names, dtype=object), axis=1)
+
+
+def _read_hdf5(path: Path, key: str | None, companions: Sequence[str]) -> pd.DataFrame:
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = _hdf5_arrays(f"{path}#{key}" if key else str(path), file, key, companions)
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a readable HDF5 file, found: {_first_line(error)}") from None
+    blocks = []
+    for name, array in arrays.items():
+        wide = array.ndim == 2
+        names = [f"{name}_{i}" for i in range(array.shape[1])] if wide else [name]
+        blocks.append(pd.DataFrame(array if wide else array[:, None], columns=pd.Index(names, dtype=object)))
+    frame = pd.concat(blocks, axis=1)
+    _check_header(path, list(frame.columns), 1)
+    return frame
+
+
+def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Sequence[str]) -> dict[str, np.ndarray]:
+    node = file
+    if key:
+        if key not in file:
+            names: list[str] = []
+            file.visit(names.append)
+            raise DataError(f"{shown}: expected a group or dataset {key!r}, found none{_suggest(key, names)}")
+        node = file[key]
+    if isinstance(node, h5py.Dataset):
+        leaf = str(node.name).rsplit("/", 1)[1]
+        parent = node.parent
+        datasets = {name: parent[name] for name in companions if isinstance(parent.get(name), h5py.Dataset)} | {
+            leaf: node
+        }
+    else:
+        datasets = {name: child for name, child in node.items() if isinstance(child, h5py.Dataset)}
+        if not datasets:
+            groups = ", ".join(node) or "nothing"
+            raise DataError(f"{shown}: expected datasets, found {groups} (name a group with key)")
+    reference = next((name for name in companions if name in datasets), next(iter(datasets)))
+    arrays = {name: _hdf5_array(f"{shown}: dataset {name!r}", dataset) for name, dataset in datasets.items()}
+    for name, array in arrays.items():
+        if len(array) != len(arrays[reference]):
+            expected = f"{len(arrays[reference])} rows as in {reference!r}"
+            raise DataError(f"{shown}: dataset {name!r}: expected {expected}, found {len(array)}")
+    return arrays
+
+
+def _hdf5_array(shown: str, dataset: h5py.Dataset) -> np.ndarray:
+    if dataset.ndim not in (1, 2):
+        raise DataError(f"{shown}: expected one or two dimensions, found shape {dataset.shape}")
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return dataset.asstr()[()]
+    if dataset.dtype.kind not in "biuf":
+        raise DataError(f"{shown}: expected numbers or text, found type {dataset.dtype}")
+    array = dataset[()]
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _refuse_fractions(table: Table, cells: pd.Series, column: str) -> None:
+    values = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+    odd = np.flatnonzero(~np.isnan(values) & (values != np.round(values)))
+    if len(odd):
+        found = values[odd[0]]
+        raise DataError(f"{table.place(int(odd[0]), column)}: expected a whole number or text as id, found {found}")
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    """The nearest known name, or the first few of many."""
+    hint = nearest(word, known)
+    return (
+        hint
+        if len(known) <= 20 or "did you mean" in hint
+        else f" (known: {', '.join(known[:8])}, ... {len(known)} in all)"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

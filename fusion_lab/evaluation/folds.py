@@ -1,0 +1,249 @@
+"""Scores of a cross-validation: per fold, over folds, and the one number a search looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from fusion_lab.config import nearest
+from fusion_lab.contracts import ConfigError, DataError, Folds, Predictions, Spec, Task
+from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.evaluation.metrics import METRICS, RANGES, THRESHOLDED, evaluate, measure, why_undefined
+from fusion_lab.evaluation.thresholds import Thresholds, fold_thresholds
+
+SPLITS = ("val", "test")
+
+ALL_TASKS = ""
+"""The task name of rows that hold the mean over tasks."""
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """Scores in long form; the task ``""`` is the mean over tasks, of the metrics that all of them have.
+
+    ``table``: fold, split, task, metric, value (NaN = undefined), n (rows with a known label), n_positive (of a binary
+    task, else missing), note. ``pooled``: split, task, metric, pooled: the score of all folds' rows taken together.
+    """
+
+    table: pd.DataFrame
+    pooled: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Score:
+    """One row of :attr:`FoldScores.table`."""
+
+    fold: int
+    split: str
+    task: str
+    metric: str
+    value: float
+    n: int
+    n_positive: int | None
+    note: str
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one task whose label is known, each with its threshold: arrays [P]; ``score`` may be [P,C]."""
+
+    target: np.ndarray
+    score: np.ndarray
+    threshold: np.ndarray
+
+
+def score_folds(predictions: Predictions, spec: Spec) -> FoldScores:
+    """Every metric of every task, fold and split, thresholds taken from each fold's validation rows only."""
+    thresholds = fold_thresholds(predictions, spec)
+    scores: list[_Score] = []
+    pooled: list[dict[str, Any]] = []
+    for split in SPLITS:
+        part = predictions.of(split)
+        if len(part.fold):
+            for fold in _fold_numbers(predictions):
+                scores += _score_fold(part, spec, thresholds, split, fold)
+            pooled += _score_pooled(part, spec, thresholds, split)
+    table = pd.DataFrame([asdict(score) for score in scores], columns=list(_Score.__dataclass_fields__))
+    return FoldScores(
+        table.astype({"value": float, "n_positive": "Int64"}),
+        pd.DataFrame(pooled, columns=["split", "task", "metric", "pooled"]),
+    )
+
+
+def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataFrame:
+    """Per split, task and metric: mean, std (ddof 1), ci_low, ci_high, k, undefined, pooled, note.
+
+    The mean is one over all ``k`` folds or it is NaN: a fold whose score is undefined is counted in ``undefined`` and
+    never skipped; ``pooled``, the score of all folds' rows taken together, is there in either case. Intervals are those
+    of :func:`~fusion_lab.evaluation.intervals.corrected_interval`, clipped to the metric's range.
+    """
+    train = float(folds.train.sum(1).mean())
+    sizes = {"val": float(folds.val.sum(1).mean()), "test": float(folds.test.sum(1).mean())}
+    columns = (scores.table[name].tolist() for name in ("split", "task", "metric", "fold", "value", "note"))
+    groups = _grouped(((split, task, metric), rest) for split, task, metric, *rest in zip(*columns, strict=True))
+    summary = []
+    for (split, task, metric), rows in groups.items():
+        values = np.array([value for _, value, _ in rows], dtype=float)
+        interval = corrected_interval(values, train, sizes[split], level)
+        low, high = np.clip(interval, *RANGES[metric])
+        summary.append(
+            {
+                "split": split,
+                "task": task,
+                "metric": metric,
+                "mean": values.mean(),
+                "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+                "ci_low": low,
+                "ci_high": high,
+                "k": len(values),
+                "undefined": int(np.isnan(values).sum()),
+                "note": _tell_folds((note, fold) for fold, _, note in rows if note),
+            }
+        )
+    return pd.DataFrame(summary).merge(scores.pooled, on=["split", "task", "metric"], how="left", validate="1:1")
+
+
+def objective(
+    predictions: Predictions, spec: Spec, metric: str = "auroc", undefined: Literal["pooled", "refuse"] = "pooled"
+) -> tuple[float, tuple[str, ...]]:
+    """Mean over tasks of the mean over folds of a validation metric, and what a reader should know of it.
+
+    A task whose metric is undefined in some fold counts with its value on the validation rows of all folds instead
+    (``"pooled"``), which the notes say. Scores that are not finite make the objective NaN.
+
+    Raises:
+        ConfigError: a task has no such metric.
+        DataError: it is undefined in a fold and ``undefined`` is ``"refuse"``, or on the pooled rows too.
+    """
+    check_metric(spec, metric)
+    binary = any(task.kind == "binary" for task in spec.tasks)
+    thresholds = fold_thresholds(predictions, spec) if binary and metric in THRESHOLDED else Thresholds({}, {})
+    validation = predictions.of("val")
+    assert len(validation.fold), "an objective needs validation rows"
+    told = [_task_objective(validation, task, thresholds, metric, undefined) for task in spec.tasks]
+    return float(np.mean([value for value, _ in told])), tuple(note for _, note in told if note)
+
+
+def check_metric(spec: Spec, metric: str) -> None:
+    """Refuses a metric that some task of ``spec`` does not have.
+
+    Raises:
+        ConfigError: naming the task and the nearest metric of its kind.
+    """
+    for task in spec.tasks:
+        known = list(METRICS[task.kind])
+        if metric not in known:
+            expected = f"expected a metric of the {task.kind} task {task.name!r}"
+            raise ConfigError(f"objective: {expected}, found {metric!r}{nearest(metric, known)}")
+
+
+def _task_objective(
+    validation: Predictions, task: Task, thresholds: Thresholds, metric: str, undefined: str
+) -> tuple[float, str]:
+    folds = _fold_numbers(validation)
+    rows = [_known_rows(validation.of("val", fold), task, thresholds) for fold in folds]
+    values = np.array([measure(task, metric, r.target, r.score, r.threshold) for r in rows])
+    missing = np.flatnonzero(np.isnan(values))
+    if not len(missing):
+        return float(values.mean()), ""
+    if not all(np.isfinite(r.score).all() for r in rows):
+        return np.nan, f"{task.name}: the model's scores are not finite"
+    where = _tell_folds((why_undefined(task, rows[i].target, rows[i].score), folds[i]) for i in missing)
+    if undefined == "refuse":
+        expected = f"expected validation {metric} to be defined in every fold"
+        raise DataError(f"task {task.name!r}: {expected}, found {where}")
+    pooled = _known_rows(validation, task, thresholds)
+    value = measure(task, metric, pooled.target, pooled.score, pooled.threshold)
+    if np.isnan(value):
+        reason = why_undefined(task, pooled.target, pooled.score)
+        raise DataError(f"task {task.name!r}: expected a validation {metric}, found {reason} in any fold")
+    return value, f"{task.name}: validation {metric} is that of all folds' rows together, being undefined in {where}"
+
+
+def _score_fold(part: Predictions, spec: Spec, thresholds: Thresholds, split: str, fold: int) -> list[_Score]:
+    part = part.where(part.fold == fold)
+    scores = [score for task in spec.tasks for score in _score_task(part, task, thresholds, split, fold)]
+    return scores + [_mean_over_tasks([s for s in scores if s.metric == m]) for m in _shared_metrics(spec)]
+
+
+def _score_task(part: Predictions, task: Task, thresholds: Thresholds, split: str, fold: int) -> list[_Score]:
+    rows = _known_rows(part, task, thresholds)
+    values = evaluate(task, rows.target, rows.score, rows.threshold)
+    why = why_undefined(task, rows.target, rows.score)
+    told = thresholds.notes[task.name][fold] if task.kind == "binary" else ""
+    positives = int((rows.target > 0.5).sum()) if task.kind == "binary" else None
+    scores = []
+    for metric, value in values.items():
+        notes = (why if np.isnan(value) else "", told if metric in THRESHOLDED else "")
+        note = "; ".join(filter(None, notes))
+        scores.append(_Score(fold, split, task.name, metric, value, len(rows.target), positives, note))
+    return scores
+
+
+def _mean_over_tasks(scores: list[_Score]) -> _Score:
+    """The row of the task ``""``: undefined where one task's value is; ``n`` counts the labels of all tasks."""
+    positives = [score.n_positive for score in scores if score.n_positive is not None]
+    return _Score(
+        fold=scores[0].fold,
+        split=scores[0].split,
+        task=ALL_TASKS,
+        metric=scores[0].metric,
+        value=float(np.mean([score.value for score in scores])),
+        n=sum(score.n for score in scores),
+        n_positive=sum(positives) if len(positives) == len(scores) else None,
+        note="; ".join(f"{score.task}: {score.note}" for score in scores if score.note),
+    )
+
+
+def _score_pooled(part: Predictions, spec: Spec, thresholds: Thresholds, split: str) -> list[dict[str, Any]]:
+    values: dict[str, dict[str, float]] = {}
+    for task in spec.tasks:
+        rows = _known_rows(part, task, thresholds)
+        values[task.name] = evaluate(task, rows.target, rows.score, rows.threshold)
+    means = {metric: float(np.mean([of[metric] for of in values.values()])) for metric in _shared_metrics(spec)}
+    return [
+        {"split": split, "task": task, "metric": metric, "pooled": value}
+        for task, scores in {**values, ALL_TASKS: means}.items()
+        for metric, value in scores.items()
+    ]
+
+
+def _known_rows(part: Predictions, task: Task, thresholds: Thresholds) -> _Rows:
+    known = part.known[task.name]
+    threshold = np.full(known.shape, 0.5)
+    if task.name in thresholds.values:
+        of_row = thresholds.values[task.name][part.fold]
+        threshold = np.broadcast_to(of_row.reshape(-1, *[1] * (known.ndim - 1)), known.shape)
+    return _Rows(part.target[task.name][known], part.score[task.name][known], threshold[known])
+
+
+def _fold_numbers(predictions: Predictions) -> list[int]:
+    return np.unique(predictions.fold).tolist()
+
+
+def _shared_metrics(spec: Spec) -> list[str]:
+    first, *others = (METRICS[task.kind] for task in spec.tasks)
+    return [metric for metric in first if all(metric in other for other in others)]
+
+
+def _tell_folds(notes: Iterable[tuple[str, int]]) -> str:
+    """``"folds 1, 3: no row of class 'yes'"``, one part per distinct note."""
+    parts = []
+    for note, folds in _grouped(notes).items():
+        parts.append(f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}: {note}")
+    return "; ".join(parts)
+
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+def _grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
+    groups: dict[Key, list[Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups

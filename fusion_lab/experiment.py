@@ -1,0 +1,191 @@
+"""An experiment: the schema of one file in ``experiments/``, and the parts it is built into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from fusion_lab.config import Config, assign, load_yaml, nearest, validate
+from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
+from fusion_lab.data import DOMAINS
+from fusion_lab.data.scaling import Scaler, ScalingConfig
+from fusion_lab.data.splits import FoldsConfig, make_folds
+from fusion_lab.data.synthetic import SyntheticConfig
+from fusion_lab.data.table import TableConfig
+from fusion_lab.objectives import Objective, ObjectiveConfig
+from fusion_lab.training.augmentation import AugmentationConfig
+from fusion_lab.training.optimiser import OptimiserConfig
+from fusion_lab.training.plan import Plan, TrainingConfig
+from fusion_lab.zoo import FAMILIES
+from fusion_lab.zoo.token_fusion import TokenFusionConfig
+
+DataConfig = Annotated[SyntheticConfig | TableConfig, Field(discriminator="domain")]
+ModelConfig = TokenFusionConfig  # a discriminated union as soon as there is a second family
+
+SECTION_SWITCHES = {"model": "family", "data": "domain"}
+"""Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
+
+
+class Experiment(Config):
+    """Data, model, objective, optimiser, folds and seed: everything that decides what comes out.
+
+    ``trial`` is the number of the stream of randomness, so that the best configuration of a search is reproduced bit by bit.
+    ``selected`` names the study that chose this configuration: its out-of-fold scores are optimistic, and are labelled so.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    description: str = ""
+    data: DataConfig
+    model: ModelConfig = TokenFusionConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    training: TrainingConfig = TrainingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    folds: FoldsConfig = FoldsConfig()
+    baselines: bool = True
+    seed: int = Field(0, ge=0)
+    trial: int = Field(0, ge=0)
+    selected: str | None = None
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, defaults included, as plain values: what is logged, and what a file of it reads back to."""
+        return self.model_dump(mode="json")
+
+
+def find(kind: str, name: str) -> Path:
+    """The file of an experiment or search space (``kind``: "experiments" or "hpo"), by name or by path.
+
+    Names are looked up in the working directory, then in the project this package lies in.
+
+    Raises:
+        ConfigError: there is none; the nearest name is suggested.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return Path(name)
+    folders = [Path(kind), Path(__file__).parent.parent / kind]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    raise ConfigError(f"{kind}/{name}.yaml: expected a file in {kind}/, found none named {name!r}{nearest(name, known)}")
+
+
+def read_experiment(name: str, overrides: Mapping[str, Any] | None = None, data: str | None = None) -> Experiment:
+    """An experiment from its file, with the command line's settings over it.
+
+    Args:
+        name: a name in ``experiments/`` or a path.
+        overrides: ``{dotted path: value}``.
+        data: folder of the input files, in place of the file's ``data.root``.
+    """
+    path = find("experiments", name)
+    tree = {"name": path.stem, **load_yaml(path)}
+    if data:
+        _set_root(tree, data, path)
+    return resolve(override(tree, overrides or {}), str(path))
+
+
+def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings with dotted overrides; a new ``model.family`` or ``data.domain`` starts its section anew.
+
+    >>> override({"model": {"family": "a", "d_model": 8}}, {"model.depth": 2, "model.family": "b"})
+    {'model': {'family': 'b', 'depth': 2}}
+    """
+    changed = deepcopy(dict(tree))
+    switches = [f"{section}.{key}" for section, key in SECTION_SWITCHES.items()]
+    for path in switches:
+        if path in overrides:
+            section, key = path.split(".")
+            if (changed.get(section) or {}).get(key) != overrides[path]:
+                changed[section] = {key: overrides[path]}
+    for path, value in overrides.items():
+        if path not in switches:
+            assign(changed, path, deepcopy(value))
+    return changed
+
+
+def resolve(tree: Mapping[str, Any], source: str) -> Experiment:
+    """A tree of settings as an experiment; a model or data section without its key gets the one there is by default."""
+    filled = deepcopy(dict(tree))
+    if isinstance(filled.get("model"), dict):
+        filled["model"].setdefault("family", "token_fusion")
+        _check_family(filled["model"]["family"], source)
+    return validate(Experiment, filled, source)
+
+
+def _check_family(family: object, source: str) -> None:
+    if family not in FAMILIES:
+        raise ConfigError(f"{source}: model.family: unknown {family!r}{nearest(str(family), list(FAMILIES))}")
+
+
+def _set_root(tree: dict[str, Any], data: str, path: Path) -> None:
+    section = tree.get("data")
+    domain = section.get("domain") if isinstance(section, dict) else None
+    if domain in DOMAINS and "root" not in DOMAINS[domain].config.model_fields:
+        raise ConfigError(f"data: {path} makes its own data ({domain}) and takes no folder, found {data!r}")
+    assign(tree, "data.root", data)
+
+
+class Materials:
+    """The data set and folds that all configurations of one study share, and the plans made of them."""
+
+    def __init__(self, dataset: Dataset, folds: Folds) -> None:
+        self.dataset = dataset
+        self.folds = folds
+        self._scaler = lru_cache(maxsize=4)(self._fit_scaler)
+
+    @classmethod
+    def load(cls, experiment: Experiment) -> Materials:
+        """Reads the data and splits it.
+
+        Raises:
+            DataError: an input that cannot be used, or an impossible split.
+        """
+        torch.set_num_threads(1)
+        dataset = DOMAINS[experiment.data.domain].load(experiment.data)
+        return cls(dataset, make_folds(experiment.folds, dataset))
+
+    @property
+    def spec(self) -> Spec:
+        return self.dataset.spec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores should know of the data and of the split."""
+        return (*self.dataset.provenance.notes, *self.folds.notes)
+
+    def plan(self, experiment: Experiment) -> Plan:
+        """The parts of one configuration, built; ``experiment.data`` and ``folds`` must be those the materials were loaded from."""
+        family = FAMILIES[experiment.model.family]
+        return Plan(
+            build_model=lambda: family(experiment.model, self.spec),
+            dataset=self.dataset,
+            folds=self.folds,
+            scaler=self._scaler(experiment.scaling),
+            objective=Objective(experiment.objective, self.spec),
+            optimiser=experiment.optimiser,
+            training=experiment.training,
+            augmentation=experiment.augmentation,
+            seed=experiment.seed,
+            trial=experiment.trial,
+            fingerprint=self.fingerprint(experiment),
+        )
+
+    def fingerprint(self, experiment: Experiment) -> str:
+        """Identity of what a configuration will compute here: settings, data and split."""
+        settings = {k: v for k, v in experiment.resolved().items() if k not in ("name", "description", "selected")}
+        return content_hash([settings, self.dataset.provenance.digest, self.folds.digest])
+
+    def scaler(self, config: ScalingConfig) -> Scaler:
+        """The folds' statistics, fitted once per setting."""
+        return self._scaler(config)
+
+    def _fit_scaler(self, config: ScalingConfig) -> Scaler:
+        return Scaler.fit(self.dataset, self.folds.fit, config)

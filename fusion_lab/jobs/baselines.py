@@ -1,0 +1,71 @@
+"""The baselines of a job: run first, on the same folds, kept with the study, shown beside the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from fusion_lab.contracts import Batch, Predictions
+from fusion_lab.data.scaling import ScalingConfig
+from fusion_lab.evaluation.predictions import load_predictions, save_predictions
+from fusion_lab.experiment import Materials
+from fusion_lab.jobs.results import Scored
+from fusion_lab.jobs.session import Session
+from fusion_lab.tracking.names import safe_parts
+from fusion_lab.tracking.predictions import prediction_bytes
+from fusion_lab.tracking.trial import fold_metrics, summary_metrics
+from fusion_lab.zoo.baselines import baseline_names, run_baselines
+
+Tell = Callable[[str], None]
+
+
+def cross_validate_baselines(materials: Materials, folder: Path | None, tell: Tell) -> tuple[dict[str, Predictions], bool]:
+    """Predictions of every baseline, from ``folder`` where an earlier run left them all; whether they are new."""
+    names = baseline_names(materials.spec)
+    files = {name: folder / f"{name.replace(':', '-')}.npz" for name in names} if folder else {}
+    if files and all(file.is_file() for file in files.values()):
+        return {name: load_predictions(file) for name, file in files.items()}, False
+    scaler = materials.scaler(ScalingConfig())
+    folds = [scaler.fold(k) for k in range(len(materials.folds))]
+
+    def batch_of(fold: int, rows: Tensor) -> Batch:
+        return folds[fold](materials.dataset.gather(rows))
+
+    done = run_baselines(
+        materials.spec, materials.folds, batch_of, on_done=lambda name, seconds: tell(f"baseline {name}: {seconds:.1f} s")
+    )
+    for name, file in files.items():
+        save_predictions(done[name], file)
+    return done, True
+
+
+def score_baselines(predictions: dict[str, Predictions], materials: Materials) -> list[Scored]:
+    """The baselines' scores, best validation score first."""
+    scored = [Scored.of(name, "baseline", p, materials) for name, p in predictions.items()]
+    metric = "auroc" if scored[0].line("val", "auroc") is not None else "r2"
+    return sorted(scored, key=lambda s: -np.nan_to_num(s.value("val", metric), nan=-np.inf))
+
+
+def log_baselines(
+    session: Session,
+    scored: list[Scored],
+    predictions: dict[str, Predictions],
+    materials: Materials,
+    splits: tuple[str, ...],
+    tags: dict[str, str],
+) -> None:
+    """A child run for each baseline, with the metrics that trials have."""
+    tasks = safe_parts(task.name for task in materials.spec.tasks)
+    for row in scored:
+        run = session.child(f"baseline {row.name}", "baseline", tags)
+        with run:
+            run.params({"model.family": f"baseline {row.name}"})
+            run.metrics(fold_metrics(row.scores.table, splits, tasks) | summary_metrics(row.summary, splits, tasks))
+            shown = row.scores.table[row.scores.table["split"].isin(list(splits))]
+            run.bytes("scores.csv", shown.to_csv(index=False).encode())
+            run.bytes("predictions.parquet", prediction_bytes(predictions[row.name], materials.spec, materials.dataset.ids))
+
+

@@ -1,0 +1,86 @@
+"""Unreduced losses: ``[B]`` logits, targets and class weights in, ``[B]`` out. The masks are applied where they are summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusion_lab.config import Config
+
+
+class ObjectiveConfig(Config):
+    """What is minimised: a loss per kind of task, weighted over tasks and penalties.
+
+    ``focal_alpha`` weighs the positives (Lin et al., 2017). ``label_smoothing`` e turns a binary target y into y (1 - e) + e / 2.
+    """
+
+    binary: Literal["bce", "weighted_bce", "focal"] = "weighted_bce"
+    multiclass: Literal["cross_entropy", "weighted_cross_entropy"] = "weighted_cross_entropy"
+    regression: Literal["mse", "huber"] = "mse"
+    focal_alpha: float = Field(0.25, gt=0.0, lt=1.0)
+    focal_gamma: float = Field(2.0, ge=0.0)
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    task_weights: dict[str, float] = {}
+    penalty_weights: dict[str, float] = {}
+
+
+Loss = Callable[[Tensor, Tensor, Tensor, ObjectiveConfig], Tensor]
+
+
+def bce(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Binary cross-entropy, ``[B]``."""
+    smooth = target * (1 - config.label_smoothing) + config.label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+
+
+def weighted_bce(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Binary cross-entropy whose positive term is multiplied by ``weights[1]``, negatives over positives of the training rows."""
+    smooth = target * (1 - config.label_smoothing) + config.label_smoothing / 2
+    log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return -(weights[1] * smooth * log_p + weights[0] * (1 - smooth) * log_q)
+
+
+def focal(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Focal loss ``alpha_t (1 - p_t)^gamma BCE`` (Lin et al., 2017), ``[B]``."""
+    p = torch.sigmoid(logits)
+    p_true = p * target + (1 - p) * (1 - target)
+    alpha = config.focal_alpha * target + (1 - config.focal_alpha) * (1 - target)
+    return alpha * (1 - p_true).clamp(min=1e-8) ** config.focal_gamma * bce(logits, target, weights, config)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Cross-entropy of ``[B,C]`` logits and class codes ``[B]``."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    truth = torch.gather(log_p, -1, target.long().unsqueeze(-1)).squeeze(-1)
+    return -(1 - config.label_smoothing) * truth - config.label_smoothing * log_p.mean(-1)
+
+
+def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Cross-entropy times the weight of the true class, ``weights [C]``."""
+    return cross_entropy(logits, target, weights, config) * weights[target.long()]
+
+
+def mse(values: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Squared error, ``[B]``."""
+    return (values - target) ** 2
+
+
+def huber(values: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Huber loss with delta 1 (Huber, 1964), ``[B]``."""
+    return F.huber_loss(values, target, reduction="none")
+
+
+LOSSES: dict[str, Loss] = {
+    "bce": bce,
+    "weighted_bce": weighted_bce,
+    "focal": focal,
+    "cross_entropy": cross_entropy,
+    "weighted_cross_entropy": weighted_cross_entropy,
+    "mse": mse,
+    "huber": huber,
+}

@@ -1,0 +1,204 @@
+"""Learning curves: one panel for the loss, one for each score, every fold thin and their mean thick."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from plotly import graph_objects as go
+from plotly.subplots import make_subplots
+
+from fusion_lab.report import style
+from fusion_lab.training.results import FoldResult
+
+LOSSES = {"train/loss": "training rows", "val/loss": "validation rows"}
+
+
+def fold_matrix(folds: Sequence[FoldResult], name: str) -> np.ndarray:
+    """A curve of every fold, float ``[K, E]`` with E the most epochs of any fold.
+
+    A fold that stopped earlier carries the value of its restored epoch forward, as the objective of a search does, so
+    that the mean over folds is over all of them at each epoch. NaN where undefined, or where there is no such curve.
+    """
+    longest = max(len(f.history) for f in folds)
+    return np.stack([_carried([row.get(name, math.nan) for row in f.history], f.best_epoch, longest) for f in folds])
+
+
+def mean_curves(folds: Sequence[FoldResult]) -> dict[str, np.ndarray]:
+    """Means over all folds, each ``[E]``: of every curve, and over tasks of each score (``val/<metric>``).
+
+    NaN where one fold's value is undefined: a mean over fewer folds is not the mean.
+    """
+    means = {name: fold_matrix(folds, name).mean(0) for name in curve_names(folds)}
+    tasks: dict[str, list[np.ndarray]] = defaultdict(list)
+    for name, curve in means.items():
+        if task_of(name):
+            tasks[metric_of(name)].append(curve)
+    return {**means, **{f"val/{metric}": np.mean(curves, axis=0) for metric, curves in tasks.items()}}
+
+
+def curve_names(folds: Iterable[FoldResult]) -> list[str]:
+    """The curves that the folds' histories hold, in their order."""
+    names = dict.fromkeys(name for fold in folds for row in fold.history for name in row)
+    names.pop("epoch", None)
+    return list(names)
+
+
+def task_of(name: str) -> str:
+    """The task of a curve ``val/<task>/<metric>``, ``""`` for others; a task's name may hold slashes.
+
+    >>> task_of("val/death_5y/auroc"), task_of("val/loss")
+    ('death_5y', '')
+    """
+    return name.split("/", 1)[1].rpartition("/")[0] if "/" in name else ""
+
+
+def metric_of(name: str) -> str:
+    """The last part of a curve's name."""
+    return name.rpartition("/")[2]
+
+
+def curves_dict(folds: Sequence[FoldResult]) -> dict[str, object]:
+    """Every curve of every fold, as plain values."""
+    return {
+        "folds": [
+            {
+                "fold": f.fold,
+                "name": f.name,
+                "best_epoch": f.best_epoch,
+                "epochs": f.epochs,
+                "ending": f.ending,
+                "history": [dict(row) for row in f.history],
+            }
+            for f in folds
+        ]
+    }
+
+
+def curves_png(folds: Sequence[FoldResult], title: str = "") -> bytes:
+    """Loss and scores of the tasks as a PNG file: every fold thin, their mean thick, a ring at each restored epoch."""
+    shown = _overview(folds)
+    figure = style.new_figure(4.9 * len(shown) + 0.2, 3.7, layout=None)
+    for place, (heading, names) in enumerate(shown):
+        axes = style.panel(figure, 4.9 * place + 0.8, 0.6, 3.9, 2.4)
+        for index, name in enumerate(names):
+            _draw(axes, folds, name, style.colour(index))
+            label = LOSSES.get(name) or style.shortened(task_of(name), 24)
+            height = 0.93 - 0.085 * index if name in LOSSES else 0.02 + 0.085 * (len(names) - 1 - index)
+            text = axes.text(0.99, height, label, color=style.colour(index), fontsize=style.FONT - 1, ha="right")
+            text.set_transform(axes.transAxes)
+        axes.autoscale_view()
+        style.plain(axes, heading, "epoch", style.axis_name(metric_of(names[0])))
+    style.heading(figure, _title(folds, title))
+    return style.png(figure)
+
+
+def curves_html(folds: Sequence[FoldResult], title: str = "") -> str:
+    """The curves as an interactive page; a click on a fold's name hides it."""
+    panels = _panels(folds)
+    headings = [html.escape(heading) for heading, _ in panels]
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = make_subplots(rows, columns, subplot_titles=headings, vertical_spacing=0.3 / rows)
+    for place, (_, names) in enumerate(panels):
+        row, column = 1 + place // columns, 1 + place % columns
+        for name in names:
+            dash = "dot" if name == "train/loss" else "solid"
+            for line in [*_fold_lines(folds, name, dash, place == 0), _mean_line(folds, name, dash, place == 0)]:
+                figure.add_trace(line, row=row, col=column)
+        figure.update_xaxes(title_text="epoch", row=row, col=column)
+        figure.update_yaxes(title_text=style.axis_name(metric_of(names[0])), row=row, col=column)
+    return style.page(
+        title or "Learning curves",
+        [style.layout(figure, _title(folds, title), 120 + 330 * rows)],
+        [_legend_note(panels)],
+    )
+
+
+def _carried(values: list[float], best_epoch: int, longest: int) -> np.ndarray:
+    kept = values[best_epoch - 1] if 0 < best_epoch <= len(values) else math.nan
+    return np.array(values + [kept] * (longest - len(values)), dtype=float)
+
+
+def _points(fold: FoldResult, name: str) -> tuple[np.ndarray, np.ndarray]:
+    epochs = np.array([int(row["epoch"]) for row in fold.history])
+    return epochs, np.array([row.get(name, math.nan) for row in fold.history], dtype=float)
+
+
+def _draw(axes: Axes, folds: Sequence[FoldResult], name: str, colour: str) -> None:
+    points = [_points(fold, name) for fold in folds]
+    lines = [np.column_stack(p) for p in points]
+    axes.add_collection(LineCollection(lines, colors=colour, alpha=0.35, linewidths=0.9))
+    together = min(len(f.history) for f in folds)  # beyond, the mean holds values carried forward
+    mean, epochs = fold_matrix(folds, name).mean(0), 1 + np.arange(max(len(f.history) for f in folds))
+    axes.plot(epochs[:together], mean[:together], color=colour, linewidth=2.2)
+    axes.plot(epochs[together - 1 :], mean[together - 1 :], color=colour, linewidth=1.4, linestyle=":")
+    if name != "train/loss":
+        rings = [line[f.best_epoch - 1] for f, line in zip(folds, lines, strict=True) if 0 < f.best_epoch <= len(line)]
+        axes.scatter(*np.reshape(rings, (-1, 2)).T, s=22, facecolors="none", edgecolors=colour)
+
+
+def _overview(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
+    """The losses, and the first score of every task, as far as colours reach."""
+    names = curve_names(folds)
+    scores = [n for n in names if task_of(n)]
+    first = [n for n in scores if metric_of(n) == metric_of(scores[0])][: len(style.OKABE_ITO)]
+    panels = [("loss", [n for n in LOSSES if n in names]), ("validation score", first)]
+    return [panel for panel in panels if panel[1]]
+
+
+def _panels(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
+    """Headings and curves: the losses together, the first score of each task, then the others."""
+    names = curve_names(folds)
+    losses = [n for n in LOSSES if n in names]
+    scores = [n for n in names if task_of(n)]
+    first = [n for n in scores if metric_of(n) == metric_of(scores[0])]
+    ordered = first + [n for n in scores if n not in first]
+    panels = [("loss", losses)] if losses else []
+    return panels + [(f"{task_of(n)}: validation {metric_of(n)}", [n]) for n in ordered]
+
+
+def _title(folds: Sequence[FoldResult], title: str) -> str:
+    best = sorted(f.best_epoch for f in folds)
+    stopped = f"{len(folds)} folds, restored epochs {best[0]} to {best[-1]} of {max(f.epochs for f in folds)}"
+    return f"{title}: {stopped}" if title else stopped
+
+
+def _fold_lines(folds: Sequence[FoldResult], name: str, dash: str, legend: bool) -> list[go.Scatter]:
+    lines = []
+    for index, fold in enumerate(folds):
+        epochs, values = _points(fold, name)
+        lines.append(
+            go.Scatter(
+                x=epochs,
+                y=values,
+                name=html.escape(fold.name),
+                legendgroup=f"fold {index}",
+                showlegend=legend and dash == "solid",
+                line={"color": style.colour(index), "dash": dash, "width": 1.3},
+                opacity=0.75,
+            )
+        )
+    return lines
+
+
+def _mean_line(folds: Sequence[FoldResult], name: str, dash: str, legend: bool) -> go.Scatter:
+    mean = fold_matrix(folds, name).mean(0)
+    return go.Scatter(
+        x=1 + np.arange(len(mean)),
+        y=mean,
+        name="mean",
+        legendgroup="mean",
+        showlegend=legend and dash == "solid",
+        line={"color": "#333333", "dash": dash, "width": 3},
+    )
+
+
+def _legend_note(panels: list[tuple[str, list[str]]]) -> str:
+    dotted = "Dotted: training rows. " if any("train/loss" in names for _, names in panels) else ""
+    return f"{dotted}A fold that stopped early carries the value of its restored epoch forward in the mean."

@@ -1,0 +1,215 @@
+"""A study: trials drawn from a space, kept in a journal, continued by the same command, never run twice at once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field
+
+from fusion_lab.blocks.randomness import key
+from fusion_lab.config import Config, load_yaml, validate
+from fusion_lab.contracts import ConfigError, UserError, content_hash
+from fusion_lab.experiment import Experiment, Materials, override, resolve
+from fusion_lab.search.space import Space, check_space, parse_space
+
+STREAM, RUN, REASON = "stream", "mlflow_run", "reason"
+"""Attributes of a trial: its stream of randomness, its run in MLflow, why it failed."""
+
+
+class SamplerConfig(Config):
+    """``tpe``: tree-structured Parzen estimator (Bergstra et al., 2011), random for the first ``startup_trials``."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    startup_trials: int = Field(8, ge=1)
+
+
+class PrunerConfig(Config):
+    """When a trial is given up: ``median`` below the median of earlier trials at the same epoch, after ``warmup_epochs`` and once
+    ``startup_trials`` have finished; ``hyperband`` by brackets (Li et al., 2018) from ``warmup_epochs`` on.
+    """
+
+    name: Literal["median", "hyperband", "none"] = "median"
+    startup_trials: int = Field(5, ge=1)
+    warmup_epochs: int = Field(5, ge=0)
+    reduction_factor: int = Field(3, ge=2)
+
+
+class BudgetConfig(Config):
+    """``trials`` is the total of the study, over all the times its command was run; ``timeout`` seconds bound one run of the command."""
+
+    trials: int = Field(20, ge=1)
+    timeout: float | None = Field(None, gt=0.0)
+
+
+class StudyConfig(Config):
+    """One file in ``hpo/``: a base experiment and what is searched over it. ``keep`` says which trials' checkpoints stay."""
+
+    experiment: str
+    space: dict[str, Any]
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: PrunerConfig = PrunerConfig()
+    budget: BudgetConfig = BudgetConfig()
+    keep: Literal["best", "all", "none"] = "best"
+
+
+def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> StudyConfig:
+    """A file in ``hpo/`` with the command line's ``{dotted path: value}`` over it."""
+    tree = {"experiment": path.stem, **load_yaml(path)}
+    return validate(StudyConfig, override(tree, changes or {}), str(path))
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A configuration to be tried, and what it is known by."""
+
+    trial: optuna.Trial
+    experiment: Experiment
+    number: int
+    again: int | None  # the number of the interrupted trial that this one repeats
+
+
+class Study:
+    """The trials of one (space, experiment, data, folds, seed); its folder holds the journal, the lock and the best configuration."""
+
+    def __init__(self, config: StudyConfig, base: Experiment, materials: Materials, folder: Path, source: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.config = config
+        self.base = base
+        self.space: Space = parse_space(config.space, source)
+        self.source = source
+        check_space(self.space, base.resolved(), source)
+        self.name = f"{base.name}-{self._identity(materials)[:8]}"
+        self.folder = folder / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(self.folder / "journal.log")))
+        self._study = optuna.create_study(
+            study_name=self.name,
+            storage=storage,
+            direction="maximize",
+            pruner=make_pruner(config.pruner, base.training.epochs),
+            load_if_exists=True,
+        )
+
+    def _identity(self, materials: Materials) -> str:
+        kept = self.config.model_dump(mode="json", include={"space", "sampler", "pruner"})
+        base = {k: v for k, v in self.base.resolved().items() if k not in ("description", "selected")}
+        base["data"] = materials.dataset.provenance.digest
+        return content_hash([kept, base, materials.folds.digest])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the study; a second process is refused. The lock goes with the process, however it ends."""
+        with open(self.folder / "lock", "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise UserError(f"study {self.name}: expected to be the only one running it, found process {holder} at it") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def recover(self) -> list[int]:
+        """Puts trials that a kill interrupted back into the queue; their numbers. To be called under the lock."""
+        interrupted = [t for t in self.trials() if t.state == TrialState.RUNNING]
+        for trial in interrupted:
+            self.requeue(trial)
+        return [t.number for t in interrupted]
+
+    def requeue(self, trial: FrozenTrial) -> None:
+        """Ends a trial as interrupted and lets the next :meth:`ask` give the same configuration and stream again."""
+        self._study._storage.set_trial_user_attr(trial._trial_id, REASON, "interrupted")  # noqa: SLF001
+        self._study.tell(trial.number, state=TrialState.FAIL)
+        stream = trial.user_attrs.get(STREAM, trial.number)
+        if trial.params:
+            self._study.enqueue_trial(trial.params, user_attrs={STREAM: stream, "again": trial.number})
+
+    def ask(self) -> Suggestion:
+        """The next configuration. What it is depends on the trials so far and on its number, not on the process."""
+        number = len(self.trials())
+        self._study.sampler = make_sampler(self.config.sampler, key(self.base.seed, "sampler", number), self.space)
+        trial = self._study.ask()
+        stream = trial.user_attrs.get(STREAM, trial.number)
+        trial.set_user_attr(STREAM, stream)
+        settings = override(self.base.resolved(), self.space.sample(trial))
+        settings |= {"trial": stream, "selected": self.name}
+        return Suggestion(trial, resolve(settings, f"{self.source}: trial {trial.number}"), trial.number, trial.user_attrs.get("again"))
+
+    def tell(self, suggestion: Suggestion, value: float | None, state: TrialState = TrialState.COMPLETE) -> None:
+        """Ends a trial."""
+        self._study.tell(suggestion.trial, value if state == TrialState.COMPLETE else None, state=state)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, the waiting ones included, in the order of their numbers."""
+        return self._study.get_trials(deepcopy=False)
+
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that count towards the budget: complete, pruned, or failed for a reason of their own."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return [t for t in self.trials() if t.state in states and t.user_attrs.get(REASON) != "interrupted"]
+
+    def best(self) -> FrozenTrial | None:
+        """The complete trial with the highest value; the first of equals."""
+        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE and t.value is not None]
+        return max(complete, key=lambda t: (t.value, -t.number), default=None)
+
+    def experiment_of(self, trial: FrozenTrial) -> Experiment:
+        """The complete configuration of a finished trial."""
+        sampled = self.space.sample(optuna.trial.FixedTrial(trial.params))
+        settings = override(self.base.resolved(), sampled)
+        settings |= {"trial": trial.user_attrs[STREAM], "selected": self.name}
+        return resolve(settings, f"{self.source}: trial {trial.number}")
+
+    def importance(self) -> dict[str, float]:
+        """Share of each searched setting in the spread of values (PED-ANOVA, Watanabe et al., 2023); empty below 4 complete trials."""
+        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
+        if len(complete) < 4 or len({t.value for t in complete}) < 2:
+            return {}
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+
+
+def make_sampler(config: SamplerConfig, seed: int, space: Space) -> optuna.samplers.BaseSampler:
+    """A sampler seeded for one trial."""
+    positive = seed & 0x7FFFFFFF
+    if config.name == "random":
+        return optuna.samplers.RandomSampler(seed=positive)
+    return optuna.samplers.TPESampler(
+        seed=positive, n_startup_trials=config.startup_trials, multivariate=True, group=space.is_conditional()
+    )
+
+
+def make_pruner(config: PrunerConfig, epochs: int) -> optuna.pruners.BasePruner:
+    """A pruner that compares trials at the same epoch."""
+    if config.name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=config.startup_trials, n_warmup_steps=config.warmup_epochs)
+    if config.name == "hyperband":
+        least = max(1, config.warmup_epochs)
+        if least > epochs:
+            raise ConfigError(f"pruner.warmup_epochs: expected at most training.epochs ({epochs}), found {least}")
+        return optuna.pruners.HyperbandPruner(least, epochs, config.reduction_factor)
+    return optuna.pruners.NopPruner()
+
+
+class Clock:
+    """Time left of a run of the command."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.start = time.monotonic()
+
+    def is_over(self) -> bool:
+        return self.timeout is not None and time.monotonic() - self.start > self.timeout

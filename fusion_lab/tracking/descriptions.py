@@ -1,0 +1,162 @@
+"""A run's description: what a person wants to read first, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusion_lab.contracts import Dataset, Folds
+from fusion_lab.tracking.names import TAG_LENGTH, truncated
+from fusion_lab.tracking.provenance import class_table, modality_table
+
+SPLITS = {"val": "validation rows", "test": "test rows (out of fold)"}
+NAMES = {"auroc": "AUROC", "ap": "average precision", "f1": "F1", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a reader should know of a data set; see :func:`data_facts`."""
+
+    rows: int
+    groups: int | None
+    classes: pd.DataFrame
+    modalities: pd.DataFrame
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Whose scores, and their summary, as :class:`fusion_lab.tracking.trial.Outcome` has it."""
+
+    name: str
+    summary: pd.DataFrame
+
+
+def data_facts(dataset: Dataset) -> DataFacts:
+    """Gathers them; once per study, not per trial."""
+    groups = None if dataset.group is None else len(np.unique(dataset.group))
+    source = dataset.provenance
+    return DataFacts(
+        len(dataset), groups, class_table(dataset), modality_table(dataset), source.digest[:12], source.notes
+    )
+
+
+def protocol_sentence(folds: Folds, seed: int) -> str:
+    """How the rows were split, in a sentence."""
+    sizes = (round(float(part.sum(1).mean())) for part in (folds.train, folds.val, folds.test))
+    train, val, test = sizes
+    locked = int(folds.holdout.sum())
+    kept = f"; {locked} rows are locked away and in no fold" if locked else ""
+    return (
+        f"{len(folds)} folds, {folds.protocol}, seed {seed}: on average {train} rows train, {val} stop the training and"
+        f" tune thresholds, {test} are predicted out of fold{kept}."
+    )
+
+
+def describe(
+    what: str,
+    data: DataFacts,
+    protocol: str,
+    command: str,
+    scores: Scores | None = None,
+    baseline: Scores | None = None,
+    split: str = "val",
+    notes: Sequence[str] = (),
+) -> str:
+    """Markdown: what was run, on which data, how, the result beside the best baseline, and how to do it again."""
+    sections = [what.strip()]
+    if scores is not None:
+        sections.append(f"### Result on {SPLITS.get(split, split)}\n{result_table(scores, baseline, split)}")
+    noted = [*_undefined(scores, split), *notes, *data.notes]
+    if noted:
+        sections.append("### To keep in mind\n" + "\n".join(f"- {_line(note)}" for note in dict.fromkeys(noted)))
+    sections.append(f"### Data\n{_data_text(data)}")
+    sections.append(f"### Protocol\n{protocol}")
+    sections.append(f"### Do it again\n```\n{command}\n```")
+    return _fitting(sections)
+
+
+def result_table(scores: Scores, baseline: Scores | None, split: str) -> str:
+    """A line per task and metric: mean over folds, deviation, 95% interval, and the baseline's beside it."""
+    heads = ["task", "metric", _cell(scores.name), *([f"baseline {_cell(baseline.name)}"] if baseline else [])]
+    lines = [heads, ["---"] * len(heads)]
+    for line in _of(scores.summary, split).to_dict(orient="records"):
+        task = _cell(line["task"]) if line["task"] else "mean over tasks"
+        beside = [_at(_of(baseline.summary, split), line["task"], line["metric"])] if baseline else []
+        lines.append([task, NAMES[line["metric"]], f"**{_mean(line)}** {_interval(line)}", *beside])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _of(summary: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The lines that a description shows: the mean over tasks first."""
+    shown = summary[(summary["split"] == split) & summary["metric"].isin(list(NAMES))]
+    order = shown["task"].ne("").astype(int)
+    return shown.iloc[np.argsort(order.to_numpy(), kind="stable")]
+
+
+def _at(summary: pd.DataFrame, task: str, metric: str) -> str:
+    found = summary[(summary["task"] == task) & (summary["metric"] == metric)].to_dict(orient="records")
+    return f"{_mean(found[0])} {_interval(found[0])}" if found else "–"
+
+
+def _mean(line: dict[str, Any]) -> str:
+    if not np.isfinite(line["mean"]):
+        pooled = line.get("pooled", np.nan)
+        return f"undefined (pooled {pooled:.3f})" if np.isfinite(pooled) else "undefined"
+    return f"{line['mean']:.3f} ± {line['std']:.3f}" if np.isfinite(line["std"]) else f"{line['mean']:.3f}"
+
+
+def _interval(line: dict[str, Any]) -> str:
+    if not np.isfinite(line["mean"]) or not np.isfinite(line["ci_low"]):
+        return ""
+    return f"(95%: {line['ci_low']:.3f} to {line['ci_high']:.3f})"
+
+
+def _undefined(scores: Scores | None, split: str) -> list[str]:
+    if scores is None or "undefined" not in scores.summary:
+        return []
+    summary = scores.summary
+    missing = summary[(summary["split"] == split) & (summary["undefined"] > 0) & (summary["task"] != "")]
+    missing = missing[missing["metric"].isin(list(NAMES))]
+    return [
+        f"{NAMES[metric]} of {_cell(task)} is undefined in {folds} folds, so there is no mean over folds."
+        for metric, task, folds in zip(missing["metric"], missing["task"], missing["undefined"], strict=True)
+    ]
+
+
+def _data_text(data: DataFacts) -> str:
+    groups = f" in {data.groups} groups" if data.groups is not None else ""
+    classes = []
+    for task, lines in data.classes.groupby("task", sort=False):
+        counts = (f"{_line(name)} {rows}" for name, rows in zip(lines["class"], lines["rows"], strict=True))
+        classes.append(f"- {_cell(task)}: {', '.join(counts)}")
+    modalities = ["| modality | kind | features | rows | missing |", "| --- | --- | --- | --- | --- |"]
+    for name, *facts in data.modalities.itertuples(index=False, name=None):
+        modalities.append(f"| {' | '.join([_cell(name), *map(str, facts)])} |")
+    head = f"{data.rows} rows{groups}, content hash `{data.digest}`. Rows per class:"
+    return "\n".join([head, *classes, "", *modalities])
+
+
+def _cell(text: object) -> str:
+    """A name of the user's, which may hold what Markdown would read."""
+    return f"`{_line(text).replace('`', chr(39)).replace('|', '/')}`"
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _fitting(sections: list[str]) -> str:
+    """The sections, the longest one cut where MLflow's limit asks for it."""
+    text = "\n\n".join(sections)
+    if len(text) <= TAG_LENGTH:
+        return text
+    longest = max(range(len(sections)), key=lambda i: len(sections[i]))
+    room = TAG_LENGTH - (len(text) - len(sections[longest]))
+    sections[longest] = truncated(sections[longest], max(room, 200))
+    return truncated("\n\n".join(sections), TAG_LENGTH)

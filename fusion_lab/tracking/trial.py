@@ -1,0 +1,171 @@
+"""What one cross-validated configuration leaves in its run: scores, curves, predictions, maps and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import save as safetensors_bytes
+
+from fusion_lab.config import dump_yaml, flatten
+from fusion_lab.contracts import AttentionMap, Predictions, Spec
+from fusion_lab.report.attention import attention_dict, attention_html, attention_png, panels
+from fusion_lab.report.curves import curves_dict, curves_html, curves_png, mean_curves, metric_of, task_of
+from fusion_lab.tracking.names import safe_parts
+from fusion_lab.tracking.predictions import prediction_bytes
+from fusion_lab.tracking.runs import Run, json_bytes
+from fusion_lab.training.results import CrossValidation, FoldResult
+
+PER_FOLD = ("auroc", "ap", "f1", "accuracy", "r2", "mae", "rmse")
+"""Metrics that every fold shows in the run; ``scores.csv`` holds all of them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A configuration and what cross-validation said of it.
+
+    ``scores``: a row per fold, split, task and metric, columns ``fold``, ``split``, ``task``, ``metric``, ``value``.
+    ``summary``: a row per split, task (``""`` = mean over tasks) and metric, columns ``mean``, ``std``, ``ci_low``,
+    ``ci_high``, ``pooled``. ``config``: the complete resolved experiment. ``ids``: str ``[R]``, of the data set's rows.
+    """
+
+    result: CrossValidation
+    spec: Spec
+    scores: pd.DataFrame
+    summary: pd.DataFrame
+    config: Mapping[str, Any]
+    ids: np.ndarray
+
+
+def log_cross_validation(
+    run: Run,
+    outcome: Outcome,
+    splits: Sequence[str] = ("val",),
+    keep_checkpoints: bool = False,
+    interactive: bool = False,
+) -> None:
+    """Gives the run all of it; returns before it is written.
+
+    Only the scores of ``splits`` are shown, so that whoever selects among runs does not select on test rows; the file
+    of predictions holds both splits. ``interactive`` adds pages with their script inside, about 5 MB each.
+    """
+    result = outcome.result
+    tasks = safe_parts(task.name for task in outcome.spec.tasks)
+    run.params(flatten(outcome.config))
+    for epoch, values in curve_metrics(result.folds, tasks):
+        run.metrics(values, step=epoch)
+    run.metrics(fold_metrics(outcome.scores, splits, tasks) | summary_metrics(outcome.summary, splits, tasks))
+    run.metrics({"parameters": result.parameters, "seconds": result.seconds})
+    run.metrics({"best_epoch": float(np.median([f.best_epoch for f in result.folds]))})
+    if result.notes:
+        run.tags({"notes": " ".join(result.notes)})
+    _log_files(run, outcome, splits)
+    _log_curves(run, result.folds, interactive)
+    _log_maps(run, outcome, interactive)
+    if keep_checkpoints:
+        for fold in result.folds:
+            _log_checkpoint(run, fold)
+
+
+def fold_metrics(scores: pd.DataFrame, splits: Sequence[str], tasks: Mapping[str, str]) -> dict[str, float]:
+    """``{"fold3/val/<task>/auroc": value}`` of the metrics :data:`PER_FOLD`; undefined ones are NaN."""
+    shown = scores[scores["split"].isin(list(splits)) & scores["metric"].isin(PER_FOLD)]
+    columns = (shown[c] for c in ("fold", "split", "task", "metric", "value"))
+    return {
+        f"fold{fold}/{_path(split, task, metric, tasks)}": value
+        for fold, split, task, metric, value in zip(*columns, strict=True)
+    }
+
+
+def summary_metrics(summary: pd.DataFrame, splits: Sequence[str], tasks: Mapping[str, str]) -> dict[str, float]:
+    """``val/<task>/auroc`` and ``val/auroc``, each with ``_std``, ``_ci_low`` and ``_ci_high``.
+
+    Where a mean is undefined, since a fold is, the score of the pooled predictions stands beside it as ``_pooled``.
+    """
+    metrics: dict[str, float] = {}
+    for line in summary[summary["split"].isin(list(splits))].to_dict(orient="records"):
+        path = _path(line["split"], line["task"], line["metric"], tasks)
+        metrics[path] = line["mean"]
+        if np.isfinite(line["mean"]):
+            metrics |= {f"{path}_{part}": line[part] for part in ("std", "ci_low", "ci_high")}
+        elif np.isfinite(line.get("pooled", np.nan)):
+            metrics[f"{path}_pooled"] = line["pooled"]
+    return metrics
+
+
+def curve_metrics(folds: Sequence[FoldResult], tasks: Mapping[str, str]) -> Iterator[tuple[int, dict[str, float]]]:
+    """``(epoch, {"curve/val/loss": mean over the folds, ...})``, epochs from 1."""
+    curves: dict[str, np.ndarray] = {}
+    for name, curve in mean_curves(folds).items():
+        task = task_of(name)
+        curves[f"curve/val/{tasks.get(task, task)}/{metric_of(name)}" if task else f"curve/{name}"] = curve
+    for index in range(max(len(f.history) for f in folds)):
+        yield index + 1, {name: float(curve[index]) for name, curve in curves.items()}
+
+
+def row_labels(weights: AttentionMap, predictions: Predictions, spec: Spec) -> np.ndarray | None:
+    """The first task's class for each entry of a map, str ``[P]``, ``""`` where unknown; ``None`` without classes."""
+    task = spec.tasks[0]
+    if not task.classes or task.per_step or not len(predictions.row):
+        return None
+    class_of = np.full(max(int(predictions.row.max()), int(weights.row.max(initial=0))) + 1, "", dtype=object)
+    known = predictions.known[task.name].astype(bool)
+    names = np.array(task.classes, dtype=object)
+    class_of[predictions.row[known]] = names[predictions.target[task.name][known].astype(int)]
+    return np.array([f"{task.name}: {name}" if name else "" for name in class_of[weights.row]])
+
+
+def checkpoint_dict(fold: FoldResult) -> dict[str, object]:
+    """What belongs beside a fold's weights."""
+    return {
+        "fold": fold.fold,
+        "name": fold.name,
+        "best_epoch": fold.best_epoch,
+        "epochs": fold.epochs,
+        "ending": fold.ending,
+        "tensors": {name: list(tensor.shape) for name, tensor in fold.weights.items()},
+    }
+
+
+def _path(split: str, task: str, metric: str, tasks: Mapping[str, str]) -> str:
+    return f"{split}/{tasks.get(task, task)}/{metric}" if task else f"{split}/{metric}"
+
+
+def _log_files(run: Run, outcome: Outcome, splits: Sequence[str]) -> None:
+    shown = outcome.scores[outcome.scores["split"].isin(list(splits))]
+    predictions = outcome.result.predictions
+    run.bytes("config.yaml", lambda: dump_yaml(outcome.config).encode())
+    run.bytes("scores.csv", lambda: shown.to_csv(index=False).encode())
+    run.bytes("predictions.parquet", lambda: prediction_bytes(predictions, outcome.spec, outcome.ids))
+
+
+def _log_curves(run: Run, folds: Sequence[FoldResult], interactive: bool) -> None:
+    run.bytes("curves.png", lambda: curves_png(folds))
+    run.bytes("curves.json", lambda: json_bytes(curves_dict(folds)))
+    if interactive:
+        run.bytes("curves.html", lambda: curves_html(folds).encode())
+
+
+def _log_maps(run: Run, outcome: Outcome, interactive: bool) -> None:
+    names = safe_parts(m.name for m in outcome.result.maps)
+    for weights in outcome.result.maps:
+        if len(weights.row):
+            _log_map(run, f"attention/{names[weights.name]}", weights, outcome, interactive)
+
+
+def _log_map(run: Run, path: str, weights: AttentionMap, outcome: Outcome, interactive: bool) -> None:
+    shown = panels(weights, row_labels(weights, outcome.result.predictions.of("val"), outcome.spec))
+    run.bytes(f"{path}.png", lambda: attention_png(weights, shown))
+    run.bytes(f"{path}.json", lambda: json_bytes(attention_dict(weights, shown)))
+    if interactive:
+        run.bytes(f"{path}.html", lambda: attention_html(weights, shown).encode())
+
+
+def _log_checkpoint(run: Run, fold: FoldResult) -> None:
+    # copied now: training goes on, and slices of stacked weights would be written with their whole stack
+    weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in fold.weights.items()}
+    run.bytes(f"checkpoints/fold{fold.fold}.safetensors", lambda: safetensors_bytes(weights))
+    run.json(f"checkpoints/fold{fold.fold}.json", checkpoint_dict(fold))

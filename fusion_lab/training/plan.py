@@ -1,0 +1,94 @@
+"""Everything a cross-validation needs, built: the seam between `experiment`, which builds it, and `training`, which runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fusion_lab.blocks.randomness import key
+from fusion_lab.config import Config
+from fusion_lab.contracts import Batch, Dataset, Folds
+from fusion_lab.data.scaling import Scaler
+from fusion_lab.objectives import Objective
+from fusion_lab.training.augmentation import AugmentationConfig
+from fusion_lab.training.optimiser import OptimiserConfig
+from fusion_lab.zoo import Model
+
+
+class TrainingConfig(Config):
+    """How long and how folds are trained.
+
+    ``monitor`` is the validation score that stops a fold and picks its epoch, and the objective of a search: the mean over tasks of
+    ``auroc`` or ``ap`` (R2 for a regression), or minus the validation ``loss``. A fold in which it is undefined (validation rows of one class)
+    stops by its validation loss. ``undefined`` says what the mean over folds becomes then: ``pooled``, the score of the pooled validation
+    predictions of all folds, or ``refuse``.
+    """
+
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(32, ge=2)
+    patience: int = Field(15, ge=1)
+    monitor: Literal["auroc", "ap", "loss"] = "auroc"
+    undefined: Literal["pooled", "refuse"] = "pooled"
+    mode: Literal["stacked", "loop"] = "loop"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def pick_device(self) -> torch.device:
+        """CUDA where there is one and ``device`` is auto."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Built parts of one configuration's cross-validation."""
+
+    build_model: Callable[[], Model]  # draws initial weights from torch's global generator
+    dataset: Dataset
+    folds: Folds
+    scaler: Scaler
+    objective: Objective
+    optimiser: OptimiserConfig
+    training: TrainingConfig
+    augmentation: AugmentationConfig
+    seed: int
+    trial: int  # number of the stream of randomness: a search gives each trial its own
+    fingerprint: str  # identity of data, folds and configuration: a checkpoint of another is refused
+    dtype: torch.dtype = field(default=torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        return self.training.pick_device()
+
+    def key(self, *place: int | str) -> int:
+        """A random key of this trial at a place such as ``("dropout", fold, step)``."""
+        return key(self.seed, self.trial, *place)
+
+    def initial_weights(self, fold: int) -> Model:
+        """The model with the initial weights of a fold; torch's global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.key("init", fold))
+            return self.build_model().to(self.dtype)
+
+    def batch(self, rows: np.ndarray | Tensor, scaler: Scaler) -> Batch:
+        """Scaled rows ``[K,B]`` (or ``[B]``, with one fold's scaler) on the plan's device."""
+        index = torch.as_tensor(rows)
+        gathered = scaler(self.dataset.gather(index))
+        return _moved(gathered, self.device, self.dtype)
+
+
+def _moved(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+    if device.type == "cpu" and dtype == torch.float32:
+        return batch
+
+    def move(leaf: Tensor) -> Tensor:
+        return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype)
+
+    leaves = [{n: move(t) for n, t in d.items()} for d in batch[:-1]]
+    return Batch(*leaves, weight=move(batch.weight))

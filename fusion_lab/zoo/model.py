@@ -1,0 +1,58 @@
+"""What every family of the zoo is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fusion_lab.blocks.grouped import GroupedLinear
+from fusion_lab.config import Config
+from fusion_lab.contracts import Axis, Batch, Output, Spec
+
+
+class MapSpec(NamedTuple):
+    """What an attention map of a model's :class:`~fusion_lab.contracts.Output` holds; its last axis is what is weighed."""
+
+    kind: Literal["attention", "gate"]
+    axes: tuple[Axis, ...]
+
+
+class Model(nn.Module):
+    """A family: built from its config and a :class:`~fusion_lab.contracts.Spec`, pure in tensors.
+
+    ``forward`` sees no target, draws nothing (``key`` does, see :mod:`fusion_lab.blocks.randomness`) and has static shapes, so
+    that ``torch.func`` can stack it over folds.
+    """
+
+    Config: ClassVar[type[Config]]
+    maps: dict[str, MapSpec]
+
+    @abstractmethod
+    def __init__(self, config: Config, spec: Spec) -> None: ...
+
+    @abstractmethod
+    def forward(self, batch: Batch, key: Tensor | None = None) -> Output:
+        """Answers for a batch of scaled rows. ``key`` is an int32 scalar while training, ``None`` in evaluation."""
+
+    def real_parameters(self) -> dict[str, Tensor]:
+        """For each parameter, bool of its shape: False on the zero padding of grouped encoders."""
+        real = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in self.named_parameters()}
+        for name, module in self.named_modules():
+            if isinstance(module, GroupedLinear):
+                real[f"{name}.weight"] = module.real()
+        return real
+
+    def count_parameters(self) -> int:
+        """Number of trainable numbers that are not padding."""
+        return int(sum(mask.sum() for mask in self.real_parameters().values()))
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        assert "Config" in vars(cls), f"{cls.__name__} has no Config"
+
+    def super_init(self) -> None:
+        """``nn.Module``'s own constructor, for subclasses whose ``__init__`` signature is the family's."""
+        nn.Module.__init__(self)
