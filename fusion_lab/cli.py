@@ -52,7 +52,9 @@ SHARED = {
     "data": Option(str, "folder of the input files, in place of the experiment's data.root"),
     "seed": Option(whole, "seed of every random draw, in place of the experiment's"),
     "set": Option(str, "settings over the experiment's, as 'model.d_model=32; optimiser.lr=1e-3'", ""),
-    "tracking-uri": Option(str, "MLflow tracking server or database (default: MLFLOW_TRACKING_URI, else mlflow.db here)"),
+    "tracking-uri": Option(
+        str, "MLflow tracking server or database (default: MLFLOW_TRACKING_URI, else mlflow.db here)"
+    ),
 }
 
 
@@ -76,7 +78,9 @@ VERBS: dict[str, Verb] = {
         {
             "experiment": EXPERIMENT,
             "space": Option(str, "a name in hpo/, or a path (default: the experiment's name, else its model family's)"),
-            "trials": Option(positive_whole, "trials of the study in all, those of earlier runs of the command counted"),
+            "trials": Option(
+                positive_whole, "trials of the study in all, those of earlier runs of the command counted"
+            ),
             "timeout": Option(seconds, "stop starting trials after this long: 90, 90s, 15m, 2h"),
             **SHARED,
         },
@@ -107,7 +111,9 @@ def fail(message: str) -> NoReturn:
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Verb, dict[str, Any]]:
     """The verb and its options, ``{name: value}``, from the command line."""
-    parser = Parser(prog="fusion-lab", description="Rigorous experiments with multimodal fusion models on small data sets.")
+    parser = Parser(
+        prog="fusion-lab", description="Rigorous experiments with multimodal fusion models on small data sets."
+    )
     from fusion_lab import __version__
 
     parser.add_argument("--version", action="version", version=__version__)

@@ -5,7 +5,8 @@ One alphabet of dimensions, used in every shape comment of the project::
     K folds   R rows of a data set   B rows of a mini-batch   M modalities   T time steps
     N instances of a bag   F features   D width   C classes
 
-One meaning of a mask: ``True`` = real. It is inverted for PyTorch nowhere else than in :mod:`fusion_lab.blocks.masking`.
+One meaning of a mask: ``True`` = real. It is inverted for PyTorch nowhere else than in
+:mod:`fusion_lab.blocks.masking`.
 """
 
 from __future__ import annotations
@@ -140,9 +141,9 @@ class Batch(NamedTuple):
 class Output(NamedTuple):
     """A model's answer.
 
-    ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a multiclass
-    one (with T before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``: ``{name: [B,...]}``,
-    attention or gate weights; the model's ``map_axes`` says what their axes are.
+    ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a
+    multiclass one (with T before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``:
+    ``{name: [B,...]}``, attention or gate weights; the model's ``map_axes`` says what their axes are.
     """
 
     heads: dict[str, Tensor]
@@ -190,7 +191,8 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class Folds:
-    """Which rows do what in each of K folds. All arrays are bool ``[K,R]``; ``train``, ``val`` and ``test`` are disjoint.
+    """Which rows do what in each of K folds. All arrays are bool ``[K,R]``; ``train``, ``val`` and ``test`` are
+    disjoint.
 
     ``fit`` marks the rows on which scalers and encoders are fitted, ``train`` unless the protocol says otherwise.
     ``holdout``, bool ``[R]``, marks rows locked away from every fold.
@@ -244,7 +246,8 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Attention or gate weights of some rows: ``values`` float32 ``[P, *len(axis.labels)]``, entry p is ``row[p]`` in ``fold[p]``.
+    """Attention or gate weights of some rows: ``values`` float32 ``[P, *len(axis.labels)]``, entry p is ``row[p]`` in
+    ``fold[p]``.
 
     The last axis holds what is weighed. Of an attention map (``kind == "attention"``) it sums to 1 over what is valid;
     each weight of a gate (``kind == "gate"``) lies in [0, 1] by itself.

@@ -35,8 +35,9 @@ SECTION_SWITCHES = {"model": "family", "data": "domain"}
 class Experiment(Config):
     """Data, model, objective, optimiser, folds and seed: everything that decides what comes out.
 
-    ``trial`` is the number of the stream of randomness, so that the best configuration of a search is reproduced bit by bit.
-    ``selected`` names the study that chose this configuration: its out-of-fold scores are optimistic, and are labelled so.
+    ``trial`` is the number of the stream of randomness, so that the best configuration of a search is reproduced bit
+    by bit. ``selected`` names the study that chose this configuration: its out-of-fold scores are optimistic, and are
+    labelled so.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
@@ -74,7 +75,9 @@ def find(kind: str, name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-    raise ConfigError(f"{kind}/{name}.yaml: expected a file in {kind}/, found none named {name!r}{nearest(name, known)}")
+    raise ConfigError(
+        f"{kind}/{name}.yaml: expected a file in {kind}/, found none named {name!r}{nearest(name, known)}"
+    )
 
 
 def read_experiment(name: str, overrides: Mapping[str, Any] | None = None, data: str | None = None) -> Experiment:
@@ -162,7 +165,9 @@ class Materials:
         return (*self.dataset.provenance.notes, *self.folds.notes)
 
     def plan(self, experiment: Experiment) -> Plan:
-        """The parts of one configuration, built; ``experiment.data`` and ``folds`` must be those the materials were loaded from."""
+        """The parts of one configuration, built; ``experiment.data`` and ``folds`` must be those the materials were
+        loaded from.
+        """
         family = FAMILIES[experiment.model.family]
         return Plan(
             build_model=lambda: family(experiment.model, self.spec),

@@ -1,4 +1,4 @@
-"""A generated miniature of the HANCOCK feature tables: the same files, columns, keys and types, few rows, a planted signal."""
+"""A generated miniature of the HANCOCK feature tables: its files, columns and types, few rows, a planted signal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 STAINS = ("CD163", "CD3", "CD56", "CD68", "CD8", "HE", "MHC1", "PDL1")
-ICD_CODES = (
-    "c020 c021 c022 c028 c029 c048 c051 c052 c058 c068 c090 c091 c098 c099 c100 c102 c108 c109 c111 c130 "
-    "c131 c132 c138 c139 c148 c320 c321 c322 c323 c328 c329 c770 c778 c800 d000 d370 d380 r590 r599 t810"
-).split()
+ICD_CODES = [  # chapter letter and number, as the cohort's files write them
+    *(f"c{n:03d}" for n in (20, 21, 22, 28, 29, 48, 51, 52, 58, 68, 90, 91, 98, 99, 100, 102, 108, 109, 111, 130)),
+    *(f"c{n:03d}" for n in (131, 132, 138, 139, 148, 320, 321, 322, 323, 328, 329, 770, 778, 800)),
+    *("d000", "d370", "d380", "r590", "r599", "t810"),
+]
 BLOOD = {  # column: (mean, deviation, weight of the latent risk)
     "Leukocytes [#/volume] in Blood": (8.2, 2.0, 0.8),
     "Hemoglobin [Mass/volume] in Blood": (14.2, 1.6, -1.0),
@@ -36,7 +37,7 @@ ALWAYS = 10
 
 
 def write_miniature(folder: Path, rows: int = 120, seed: int = 0) -> None:
-    """Writes the seven files for ``rows`` patients; the risk planted in clinical and blood values drives both labels."""
+    """Writes the seven files for ``rows`` patients; a risk planted in clinical and blood values drives both labels."""
     assert rows >= 4 * ALWAYS, rows
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

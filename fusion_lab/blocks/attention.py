@@ -28,7 +28,9 @@ class Attention(nn.Module):
         super().__init__()
         assert width % heads == 0, f"{heads} heads do not divide a width of {width}"
         self.heads = heads
-        self.weight = nn.ParameterDict({n: nn.Parameter(torch.empty(groups, width, width)) for n in ("q", "k", "v", "o")})
+        self.weight = nn.ParameterDict(
+            {n: nn.Parameter(torch.empty(groups, width, width)) for n in ("q", "k", "v", "o")}
+        )
         self.bias = nn.ParameterDict({n: nn.Parameter(torch.zeros(groups, 1, width)) for n in ("q", "v", "o")})
         bound = math.sqrt(3.0 / width)  # Xavier for a square matrix
         for name in ("q", "k", "v", "o"):

@@ -24,6 +24,7 @@ MISSING = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "null
 """What an empty cell looks like. ``None`` and ``none`` are not among them: they are names of real categories."""
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_LARGEST_COMPRESSION = 1100  # deflate shrinks by 1032 at most; beyond that a damaged header would fill the memory
 _KINDS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
 
 
@@ -171,7 +172,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     )
     lines, records = [], []
     try:
-        header = [name.strip() for name in next(filter(None, reader), [])]
+        header = [_name(name) for name in next(filter(None, reader), [])]
         _check_header(path, header, reader.line_num)
         start = reader.line_num + 1
         for record in reader:
@@ -204,7 +205,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     """All columns, those included that pandas had stored as an index; what pandas noted beside the data is not read."""
     try:
         table = pa.parquet.ParquetFile(path).read().replace_schema_metadata(None)
-        names = [name.strip() for name in table.column_names]
+        names = [_name(name) for name in table.column_names]
         frame = table.rename_columns([str(i) for i in range(len(names))]).to_pandas()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected a readable parquet file, found: {_first_line(error)}") from None
@@ -233,7 +234,7 @@ def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Seque
     if key:
         if key not in file:
             names: list[str] = []
-            file.visit(names.append)
+            file.visit(lambda name: names.append(_name(name)))
             raise DataError(f"{shown}: expected a group or dataset {key!r}, found none{_suggest(key, names)}")
         node = file[key]
     if isinstance(node, h5py.Dataset):
@@ -243,9 +244,9 @@ def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Seque
             leaf: node
         }
     else:
-        datasets = {name: child for name, child in node.items() if isinstance(child, h5py.Dataset)}
+        datasets = {_name(name): child for name, child in node.items() if isinstance(child, h5py.Dataset)}
         if not datasets:
-            groups = ", ".join(node) or "nothing"
+            groups = ", ".join(map(_name, node)) or "nothing"
             raise DataError(f"{shown}: expected datasets, found {groups} (name a group with key)")
     reference = next((name for name in companions if name in datasets), next(iter(datasets)))
     arrays = {name: _hdf5_array(f"{shown}: dataset {name!r}", dataset) for name, dataset in datasets.items()}
@@ -256,13 +257,25 @@ def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Seque
     return arrays
 
 
+def _name(name: str | bytes) -> str:
+    """A name in one trimmed line; h5py gives one that is no UTF-8 as bytes."""
+    text = name if isinstance(name, str) else name.decode("utf-8", errors="replace")
+    return " ".join(text.splitlines()).strip()
+
+
 def _hdf5_array(shown: str, dataset: h5py.Dataset) -> np.ndarray:
     if dataset.ndim not in (1, 2):
         raise DataError(f"{shown}: expected one or two dimensions, found shape {dataset.shape}")
-    if h5py.check_string_dtype(dataset.dtype) is not None:
+    try:
+        dtype = dataset.dtype
+    except (TypeError, ValueError) as error:  # h5py's answer to a type it has no NumPy counterpart of
+        raise DataError(f"{shown}: expected numbers or text, found: {_first_line(error)}") from None
+    if h5py.check_string_dtype(dtype) is not None:
         return dataset.asstr()[()]
-    if dataset.dtype.kind not in "biuf":
-        raise DataError(f"{shown}: expected numbers or text, found type {dataset.dtype}")
+    if dtype.kind not in "biuf":
+        raise DataError(f"{shown}: expected numbers or text, found type {dtype}")
+    if dataset.nbytes > _LARGEST_COMPRESSION * dataset.file.id.get_filesize():
+        raise DataError(f"{shown}: expected an array that fits the file, found shape {dataset.shape} (a damaged file)")
     array = dataset[()]
     return array.astype(np.float32) if array.dtype == np.float16 else array
 

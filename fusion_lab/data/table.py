@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from fusion_lab.config import Config
@@ -21,8 +22,15 @@ from fusion_lab.data.encoding import EncodedTable, ModalityConfig, encode_modali
 from fusion_lab.data.labels import EncodedTask, TaskConfig, encode_task
 from fusion_lab.data.readers import Table, as_text, file_sha256, read_ids, read_table
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-"""Names of modalities and tasks become parts of metric and parameter names."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def _usable_names(named: dict[str, Any]) -> dict[str, Any]:
+    """Names of modalities and tasks become parts of metric and parameter names."""
+    for name in named:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"expected names of letters, digits, _ and -, a letter first, found {name!r}")
+    return named
 
 
 class TargetsConfig(Config):
@@ -31,7 +39,7 @@ class TargetsConfig(Config):
     file: str
     key: str | None = None
     id: str | None = None
-    tasks: dict[Name, TaskConfig] = Field(min_length=1)
+    tasks: Annotated[dict[str, TaskConfig], AfterValidator(_usable_names)] = Field(min_length=1)
 
 
 class TableConfig(Config):
@@ -41,7 +49,7 @@ class TableConfig(Config):
     root: str = "."  # folder of the files; data=FOLDER on the command line
     id: str
     targets: TargetsConfig
-    modalities: dict[Name, ModalityConfig] = Field(min_length=1)
+    modalities: Annotated[dict[str, ModalityConfig], AfterValidator(_usable_names)] = Field(min_length=1)
     group: str | None = None  # column of the targets table: rows of a group are never split
     ids: Literal["plain", "hash"] = "plain"  # hash: neither ids nor groups of the files appear in any output
     leakage_auroc: float = Field(default=0.98, gt=0.5, le=1)  # a single feature above this is noted

@@ -22,7 +22,9 @@ from fusion_lab.zoo.baselines import baseline_names, run_baselines
 Tell = Callable[[str], None]
 
 
-def cross_validate_baselines(materials: Materials, folder: Path | None, tell: Tell) -> tuple[dict[str, Predictions], bool]:
+def cross_validate_baselines(
+    materials: Materials, folder: Path | None, tell: Tell
+) -> tuple[dict[str, Predictions], bool]:
     """Predictions of every baseline, from ``folder`` where an earlier run left them all; whether they are new."""
     names = baseline_names(materials.spec)
     files = {name: folder / f"{name.replace(':', '-')}.npz" for name in names} if folder else {}
@@ -35,7 +37,10 @@ def cross_validate_baselines(materials: Materials, folder: Path | None, tell: Te
         return folds[fold](materials.dataset.gather(rows))
 
     done = run_baselines(
-        materials.spec, materials.folds, batch_of, on_done=lambda name, seconds: tell(f"baseline {name}: {seconds:.1f} s")
+        materials.spec,
+        materials.folds,
+        batch_of,
+        on_done=lambda name, seconds: tell(f"baseline {name}: {seconds:.1f} s"),
     )
     for name, file in files.items():
         save_predictions(done[name], file)
@@ -66,6 +71,6 @@ def log_baselines(
             run.metrics(fold_metrics(row.scores.table, splits, tasks) | summary_metrics(row.summary, splits, tasks))
             shown = row.scores.table[row.scores.table["split"].isin(list(splits))]
             run.bytes("scores.csv", shown.to_csv(index=False).encode())
-            run.bytes("predictions.parquet", prediction_bytes(predictions[row.name], materials.spec, materials.dataset.ids))
-
-
+            run.bytes(
+                "predictions.parquet", prediction_bytes(predictions[row.name], materials.spec, materials.dataset.ids)
+            )

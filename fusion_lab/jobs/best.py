@@ -1,4 +1,6 @@
-"""The best trial's weights and interactive pages: kept with the study as it goes, given to the study's run at its end."""
+"""The best trial's weights and interactive pages: kept with the study as it goes, given to the study's run at its
+end.
+"""
 
 from __future__ import annotations
 

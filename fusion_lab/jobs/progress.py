@@ -42,15 +42,16 @@ class Progress:
         self._last = self._clock()
 
     def watch(self, what: str, tail: Callable[[], str] = lambda: "") -> Callable[[Evaluation], Decision]:
-        """An ``on_eval`` that tells of every epoch: folds still running, the score so far, the time left of this training."""
+        """An ``on_eval`` that tells of every epoch: folds still running, the score so far, the time left of this
+        training.
+        """
 
         def tell(evaluation: Evaluation) -> Decision:
             left = evaluation.seconds / evaluation.epoch * (evaluation.epochs - evaluation.epoch)
-            self.now(
-                f"{what}  epoch {evaluation.epoch}/{evaluation.epochs}  {len(evaluation.running)} of"
-                f" {len(evaluation.fold_scores)} folds running  score {evaluation.value:.3f}  at most {duration(left)} left"
-                f"{tail()}"
-            )
+            folds = f"{len(evaluation.running)} of {len(evaluation.fold_scores)} folds running"
+            epoch = f"epoch {evaluation.epoch}/{evaluation.epochs}"
+            score = f"score {evaluation.value:.3f}"
+            self.now(f"{what}  {epoch}  {folds}  {score}  at most {duration(left)} left{tail()}")
             return CONTINUE
 
         return tell

@@ -57,7 +57,10 @@ def table(rows: Sequence[Scored], split: str, mark: str = "") -> list[str]:
     body = [[row.name, *_cells(row, split, metrics)] for row in rows]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     rule = "  ".join("-" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [head, *body]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    ]
     return [lines[0], rule, *lines[1:]]
 
 
@@ -71,5 +74,7 @@ def _cells(row: Scored, split: str, metrics: Sequence[str]) -> list[str]:
         cells.append(f"{line['mean']:.3f}" if np.isfinite(line["mean"]) else f"pooled {line['pooled']:.3f}")
         if place == 0:
             known = np.isfinite(line["ci_low"])
-            cells.append(f"{line['ci_low']:.3f} to {line['ci_high']:.3f}" if known else f"undefined in {line['undefined']}")
+            cells.append(
+                f"{line['ci_low']:.3f} to {line['ci_high']:.3f}" if known else f"undefined in {line['undefined']}"
+            )
     return cells

@@ -1,4 +1,6 @@
-"""A job's place in MLflow: the store, the experiment, the run that `mlflow run` launched or a new one, and a clean ending."""
+"""A job's place in MLflow: the store, the experiment, the run that `mlflow run` launched or a new one, and a clean
+ending.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ class Session:
 def session(experiment: str, kind: str, name: str, uri: str | None = None) -> Iterator[Session]:
     """Opens the store, closes what a kill left behind, and holds the job's run until its end.
 
-    A run launched by ``mlflow run`` (MLFLOW_RUN_ID) is taken over and stays in its MLflow experiment; otherwise the run goes to
-    MLFLOW_EXPERIMENT_NAME, or to the MLflow experiment named as ours. SIGTERM ends the job as Ctrl-C does.
+    A run launched by ``mlflow run`` (MLFLOW_RUN_ID) is taken over and stays in its MLflow experiment; otherwise the
+    run goes to MLFLOW_EXPERIMENT_NAME, or to the MLflow experiment named as ours. SIGTERM ends the job as Ctrl-C does.
     """
     with _terminable(), Store.open(uri) as store:
         launched = os.environ.get("MLFLOW_RUN_ID")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.session import Session
 from fusion_lab.tracking.views import run_link, runs_link
@@ -20,6 +22,16 @@ def data_lines(name: str, materials: Materials) -> list[str]:
         f"tasks: {', '.join(t.name for t in spec.tasks)}; {len(folds)} folds, {folds.protocol}",
     ]
     return lines + [f"note: {note}" for note in materials.notes]
+
+
+def command_line(verb: str, **options: object) -> str:
+    """What to type to do it again.
+
+    >>> command_line("train", experiment="demo", seed=None, set="model.d_model=8; seed=1")
+    "fusion-lab train --experiment demo --set 'model.d_model=8; seed=1'"
+    """
+    given = (f"--{name.replace('_', '-')} {shlex.quote(str(v))}" for name, v in options.items() if v not in (None, ""))
+    return f"fusion-lab {verb} {' '.join(given)}"
 
 
 def run_lines(place: Session) -> list[str]:

@@ -38,7 +38,9 @@ class Objective:
     def _loss(self, task: Task) -> str:
         return getattr(self.config, task.kind)
 
-    def class_weights(self, targets: dict[str, Tensor], known: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
+    def class_weights(
+        self, targets: dict[str, Tensor], known: dict[str, Tensor], rows: np.ndarray
+    ) -> dict[str, Tensor]:
         """Per task and fold, from the rows of ``rows`` bool ``[K,R]`` alone.
 
         Binary ``[K,2]``: ``(1, negatives / positives)``. Multiclass ``[K,C]``: inverse frequency with mean 1 over the rows; a class
@@ -51,7 +53,9 @@ class Objective:
                 weights[task.name] = torch.ones(len(rows), 1)
                 continue
             label, mask = targets[task.name].reshape(len(members[0]), -1), known[task.name].reshape(len(members[0]), -1)
-            counts = torch.stack([members.float() @ ((label == c) & mask).float().sum(1) for c in range(len(task.classes))], 1)
+            counts = torch.stack(
+                [members.float() @ ((label == c) & mask).float().sum(1) for c in range(len(task.classes))], 1
+            )
             if task.kind == "binary":
                 ratio = counts[:, 0] / counts[:, 1].clamp(min=1)
                 weights[task.name] = torch.stack([torch.ones_like(ratio), ratio], 1)

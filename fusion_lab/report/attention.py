@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly import graph_objects as go
-from plotly.subplots import make_subplots
 
 from fusion_lab.contracts import AttentionMap
 from fusion_lab.report import style
@@ -56,30 +55,21 @@ def attention_dict(weights: AttentionMap, shown: Sequence[Panel]) -> dict[str, o
     }
 
 
-def attention_png(weights: AttentionMap, shown: Sequence[Panel]) -> bytes:
-    """The panels as a PNG file: one chart of all panels for a single query, else heat maps of queries by keys."""
-    return _bars_png(weights, shown) if shown[0].mean.shape[0] == 1 else _heat_png(weights, shown)
+def attention_png(weights: AttentionMap, shown: Sequence[Panel], by: str = "") -> bytes:
+    """The panels as a PNG file: one chart of all panels for a single query, else heat maps of queries by keys.
+
+    ``by`` names the task whose classes the panels are.
+    """
+    draw = _marks_png if shown[0].mean.shape[0] == 1 else _heat_png
+    return draw(weights, shown, _title(weights, by))
 
 
-def attention_html(weights: AttentionMap, shown: Sequence[Panel]) -> str:
+def attention_html(weights: AttentionMap, shown: Sequence[Panel], by: str = "") -> str:
     """The panels as an interactive page: numbers, with their deviation over folds, under the pointer."""
-    columns = min(2, len(shown))
-    lines = math.ceil(len(shown) / columns)
-    single = shown[0].mean.shape[0] == 1
-    headings = [html.escape(_heading(p)) for p in shown]
-    figure = make_subplots(lines, columns, subplot_titles=headings, shared_yaxes=True, horizontal_spacing=0.06)
-    for place, panel in enumerate(shown):
-        row, column = 1 + place // columns, 1 + place % columns
-        trace = _bar_trace(weights, panel) if single else _heat_trace(weights, panel, place == 0)
-        figure.add_trace(trace, row=row, col=column)
-        figure.update_xaxes(
-            title_text=_weight_name(weights) if single else html.escape(weights.axes[-1].name), row=row, col=column
-        )
-    figure.update_yaxes(title_text="" if single else html.escape(_query_axis(weights)), autorange="reversed", col=1)
-    top = max(float(np.nanmax(panel.mean)) for panel in shown)
-    figure.update_layout(coloraxis={"colorscale": style.MAP, "cmin": 0, "cmax": top, "colorbar": {"title": "weight"}})
-    tall = 22 * (len(weights.axes[-1].labels) if single else shown[0].mean.shape[0])
-    return style.page(weights.name, [style.layout(figure, _title(weights), 160 + lines * max(300, tall))])
+    if shown[0].mean.shape[0] == 1:
+        return style.page(weights.name, [_marks_figure(weights, shown, by)])
+    top = max(float(panel.mean.max()) for panel in shown)
+    return style.page(weights.name, [_heat_figure(weights, panel, top) for panel in shown], [_title(weights, by)])
 
 
 def _two_axes(weights: AttentionMap) -> np.ndarray:
@@ -98,7 +88,7 @@ def _panel(name: str, values: np.ndarray, fold: np.ndarray, keep: np.ndarray) ->
     return Panel(name, int(keep.sum()), values[keep].mean(0), spread)
 
 
-def _bars_png(weights: AttentionMap, shown: Sequence[Panel]) -> bytes:
+def _marks_png(weights: AttentionMap, shown: Sequence[Panel], title: str) -> bytes:
     """A line per key and a mark per panel, largest key on top; a curve over the places where there are many."""
     labels = [style.shortened(str(name)) for name in weights.axes[-1].labels]
     many = len(labels) > MOST_BARS
@@ -125,7 +115,7 @@ def _bars_png(weights: AttentionMap, shown: Sequence[Panel]) -> bytes:
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         style.plain(axes, "", f"{_weight_name(weights)}, ± deviation over folds", "")
-    style.heading(figure, _title(weights))
+    style.heading(figure, title)
     return style.png(figure)
 
 
@@ -142,12 +132,12 @@ def _draw_curve(axes: Axes, panel: Panel, order: np.ndarray, place: int, places:
     axes.fill_between(at, mean - std, mean + std, color=style.colour(place), alpha=0.4 / places, linewidth=0)
 
 
-def _heat_png(weights: AttentionMap, shown: Sequence[Panel]) -> bytes:
+def _heat_png(weights: AttentionMap, shown: Sequence[Panel], title: str) -> bytes:
     keys = [style.shortened(str(name)) for name in weights.axes[-1].labels]
     queries = _query_labels(weights)
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
-    wide, tall = (max(2.4, 0.27 * min(len(n), MOST_TICKS)) for n in (keys, queries))
+    wide, tall = (max(2.6, 0.27 * min(len(n), MOST_TICKS)) for n in (keys, queries))
     upright = style.text_width(keys) * len(keys) < wide
     left, below = style.text_width(queries) + 0.5, 0.6 if upright else style.text_width(keys) + 0.4
     figure = style.new_figure(left + columns * (wide + 0.2) + 1.0, lines * (tall + below + 0.35) + 0.35, layout=None)
@@ -162,7 +152,7 @@ def _heat_png(weights: AttentionMap, shown: Sequence[Panel]) -> bytes:
         axes.set_yticks(_ticks(len(queries)) if not column else [], names)
         style.plain(axes, _heading(panel, wide), weights.axes[-1].name, "" if column else _query_axis(weights))
     _colour_bar(figure, weights, top)
-    style.heading(figure, _title(weights))
+    style.heading(figure, title)
     return style.png(figure)
 
 
@@ -185,28 +175,45 @@ def _colour_bar(figure: Figure, weights: AttentionMap, top: float) -> None:
     axes.set_ylabel(_weight_name(weights), fontsize=style.FONT - 1)
 
 
-def _bar_trace(weights: AttentionMap, panel: Panel) -> go.Bar:
-    names = [html.escape(str(label)) for label in weights.axes[-1].labels]
-    return go.Bar(
-        y=names,
-        x=panel.mean[0],
-        error_x={"array": panel.std[0], "color": style.GREY},
-        orientation="h",
-        marker_color=style.colour(0),
-        showlegend=False,
-    )
+def _marks_figure(weights: AttentionMap, shown: Sequence[Panel], by: str) -> go.Figure:
+    order = _order(weights)
+    names = [html.escape(style.shortened(str(weights.axes[-1].labels[i]), 60)) for i in order]
+    many = len(names) > MOST_BARS
+    figure = go.Figure()
+    for place, panel in enumerate(shown):
+        reach = {"array": panel.std[0][order], "thickness": 1.5, "width": 0, "type": "data"}
+        along, across = {"x": panel.mean[0][order], "error_x": reach}, {"y": names}
+        if many:
+            along, across = {"y": panel.mean[0][order], "error_y": reach}, {"x": list(range(len(names)))}
+        figure.add_scatter(
+            **along,
+            **across,
+            mode="lines+markers" if many else "markers",
+            name=html.escape(_heading(panel)),
+            marker={"color": style.colour(place), "size": 9, "symbol": place},
+        )
+    value, place_name = _weight_name(weights), html.escape(weights.axes[-1].name)
+    figure.update_xaxes(title=place_name if many else value)
+    figure.update_yaxes(title=value if many else "", autorange=None if many else "reversed")
+    return style.layout(figure, _title(weights, by), 480 if many else 180 + 24 * len(names))
 
 
-def _heat_trace(weights: AttentionMap, panel: Panel, scale: bool) -> go.Heatmap:
-    return go.Heatmap(
+def _heat_figure(weights: AttentionMap, panel: Panel, top: float) -> go.Figure:
+    trace = go.Heatmap(
         z=panel.mean,
-        x=[html.escape(str(label)) for label in weights.axes[-1].labels],
+        x=[html.escape(style.shortened(str(label))) for label in weights.axes[-1].labels],
         y=[html.escape(label) for label in _query_labels(weights)],
         customdata=panel.std,
         hovertemplate="%{y} → %{x}<br>%{z:.4f} ± %{customdata:.4f} over folds<extra></extra>",
-        coloraxis="coloraxis",
-        showscale=scale,
+        colorscale=style.MAP,
+        zmin=0,
+        zmax=top or 1,
+        colorbar={"title": _weight_name(weights)},
     )
+    figure = go.Figure(trace)
+    figure.update_xaxes(title=html.escape(weights.axes[-1].name), tickangle=-90 if panel.mean.shape[1] > 8 else 0)
+    figure.update_yaxes(title=html.escape(_query_axis(weights)), autorange="reversed")
+    return style.layout(figure, _heading(panel), 330 + 22 * min(panel.mean.shape[0], 60))
 
 
 def _order(weights: AttentionMap) -> np.ndarray:
@@ -237,7 +244,8 @@ def _heading(panel: Panel, inches: float = 3.6) -> str:
     return f"{style.shortened(panel.name, int(inches / style.text_width('x', style.FONT)) - 10)} (n = {panel.rows})"
 
 
-def _title(weights: AttentionMap) -> str:
+def _title(weights: AttentionMap, by: str) -> str:
     folds = len(np.unique(weights.fold))
     averaged = f", mean over {', '.join(a.name for a in weights.axes[:-2])}" if len(weights.axes) > 2 else ""
-    return f"{weights.name}: validation rows of {folds} folds{averaged}"
+    classes = f"; classes of {by}" if by else ""
+    return f"{weights.name}: validation rows of {style.counted(folds, 'fold')}{averaged}{classes}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -93,6 +94,7 @@ def curves_png(folds: Sequence[FoldResult], title: str = "") -> bytes:
             text = axes.text(0.99, height, label, color=style.colour(index), fontsize=style.FONT - 1, ha="right")
             text.set_transform(axes.transAxes)
         axes.autoscale_view()
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         style.plain(axes, heading, "epoch", style.axis_name(metric_of(names[0])))
     style.heading(figure, _title(folds, title))
     return style.png(figure)
@@ -164,8 +166,9 @@ def _panels(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
 
 
 def _title(folds: Sequence[FoldResult], title: str) -> str:
-    best = sorted(f.best_epoch for f in folds)
-    stopped = f"{len(folds)} folds, restored epochs {best[0]} to {best[-1]} of {max(f.epochs for f in folds)}"
+    best = sorted({f.best_epoch for f in folds})
+    restored = f"epoch {best[0]}" if len(best) == 1 else f"epochs {best[0]} to {best[-1]}"
+    stopped = f"{style.counted(len(folds), 'fold')}, restored {restored} of {max(f.epochs for f in folds)}"
     return f"{title}: {stopped}" if title else stopped
 
 

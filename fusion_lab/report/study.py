@@ -215,7 +215,7 @@ def _history_title(study: Study) -> str:
     counts = study.trials["state"].value_counts()
     told = ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts)
     lines = "; dashed: best baselines, band: 95% interval of the best" if len(study.baselines) else ""
-    return f"{study.name}: {len(study.trials)} trials ({told}){lines}"
+    return f"{study.name}: {style.counted(len(study.trials), 'trial')} ({told}){lines}"
 
 
 def _chance(axes: Axes, metric: str) -> None:

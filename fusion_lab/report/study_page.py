@@ -48,7 +48,7 @@ def _history(study: Study) -> go.Figure:
     line = {"shape": "hv", "color": style.OKABE_ITO[1], "width": 2}
     figure.add_scatter(x=best.index, y=best, mode="lines", name="best so far", line=line)
     _baseline_shapes(figure, study)
-    figure.update_xaxes(title="trial", rangemode="tozero")
+    figure.update_xaxes(title="trial", range=[-0.7, max(3, study.trials["number"].max()) + 0.7])
     figure.update_yaxes(title=f"validation {style.axis_name(study.metric)}")
     style.layout(figure, f"{study.name}: trials; dashed: best baselines, band: 95% interval of the best of them", 460)
     return figure.update_layout(margin_r=250, legend={"orientation": "h", "y": -0.18})
@@ -88,7 +88,7 @@ def _comparison(study: Study) -> go.Figure:
             y=[n for n, keep in zip(names, of, strict=True) if keep],
             mode="markers",
             name=kind,
-            marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 2}},
+            marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 2, "color": colour}},
             error_x={"type": "data", "symmetric": False, "thickness": 2, "width": 0, **reach},
             customdata=part[["ci_low", "ci_high"]],
             hovertemplate="%{y}<br>%{x:.4f} [%{customdata[0]:.4f}, %{customdata[1]:.4f}]<extra></extra>",

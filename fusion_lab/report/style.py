@@ -83,6 +83,15 @@ def shortened(label: str, limit: int = 34) -> str:
     return f"{label[:half]}…{label[-half:]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "fold"), counted(5, "fold")
+    ('1 fold', '5 folds')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def axis_name(name: str) -> str:
     """A score's or loss's name as an axis title, with what it is measured in.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -27,7 +27,18 @@ from fusion_lab.contracts import ConfigError
 from fusion_lab.experiment import Experiment, override, resolve
 
 KINDS = ("float", "int", "choice")
-FIXED = ("name", "description", "seed", "trial", "selected", "folds", "data", "baselines", "training.monitor", "training.undefined")
+FIXED = (
+    "name",
+    "description",
+    "seed",
+    "trial",
+    "selected",
+    "folds",
+    "data",
+    "baselines",
+    "training.monitor",
+    "training.undefined",
+)
 """What a search may not touch: what is compared has to stay the same for all trials."""
 
 
@@ -38,7 +49,7 @@ class Hole:
     name: str
     path: str
     distribution: BaseDistribution
-    branches: Mapping[str, "Node"]
+    branches: Mapping[str, Node]
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Fixed:
     value: Any
 
 
-Node = tuple[Union[Hole, Fixed], ...]
+Node = tuple[Hole | Fixed, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,9 @@ def parse_space(tree: Mapping[str, Any], source: str) -> Space:
     for node in _all(nodes):
         for fixed in FIXED:
             if node.path == fixed or node.path.startswith(f"{fixed}."):
-                raise ConfigError(f"{source}: space.{node.path}: expected a setting that may differ between trials, found {fixed}")
+                raise ConfigError(
+                    f"{source}: space.{node.path}: expected a setting that may differ between trials, found {fixed}"
+                )
     return Space(nodes)
 
 
@@ -148,7 +161,9 @@ def _choice(path: str, values: Any, prefix: str, suffix: str, source: str) -> Ho
     if isinstance(values, dict):
         for option, opened in values.items():
             if not isinstance(opened or {}, Mapping):
-                raise ConfigError(f"{source}: space.{path}.choice.{option}: expected settings of its own, found {opened!r}")
+                raise ConfigError(
+                    f"{source}: space.{path}.choice.{option}: expected settings of its own, found {opened!r}"
+                )
             branches[option] = _parse(opened or {}, prefix, f"{suffix}@{option}", source)
     return Hole(f"{path}{suffix}", path, CategoricalDistribution(list(values)), branches)
 

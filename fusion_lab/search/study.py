@@ -35,8 +35,9 @@ class SamplerConfig(Config):
 
 
 class PrunerConfig(Config):
-    """When a trial is given up: ``median`` below the median of earlier trials at the same epoch, after ``warmup_epochs`` and once
-    ``startup_trials`` have finished; ``hyperband`` by brackets (Li et al., 2018) from ``warmup_epochs`` on.
+    """When a trial is given up: ``median`` below the median of earlier trials at the same epoch, after
+    ``warmup_epochs`` and once ``startup_trials`` have finished; ``hyperband`` by brackets (Li et al., 2018) from
+    ``warmup_epochs`` on.
     """
 
     name: Literal["median", "hyperband", "none"] = "median"
@@ -46,14 +47,18 @@ class PrunerConfig(Config):
 
 
 class BudgetConfig(Config):
-    """``trials`` is the total of the study, over all the times its command was run; ``timeout`` seconds bound one run of the command."""
+    """``trials`` is the total of the study, over all the times its command was run; ``timeout`` seconds bound one run
+    of the command.
+    """
 
     trials: int = Field(20, ge=1)
     timeout: float | None = Field(None, gt=0.0)
 
 
 class StudyConfig(Config):
-    """One file in ``hpo/``: a base experiment and what is searched over it. ``keep`` says which trials' checkpoints stay."""
+    """One file in ``hpo/``: a base experiment and what is searched over it. ``keep`` says which trials' checkpoints
+    stay.
+    """
 
     experiment: str
     space: dict[str, Any]
@@ -80,7 +85,9 @@ class Suggestion:
 
 
 class Study:
-    """The trials of one (space, experiment, data, folds, seed); its folder holds the journal, the lock and the best configuration."""
+    """The trials of one (space, experiment, data, folds, seed); its folder holds the journal, the lock and the best
+    configuration.
+    """
 
     def __init__(self, config: StudyConfig, base: Experiment, materials: Materials, folder: Path, source: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -116,7 +123,9 @@ class Study:
             except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().strip() or "unknown"
-                raise UserError(f"study {self.name}: expected to be the only one running it, found process {holder} at it") from None
+                raise UserError(
+                    f"study {self.name}: expected to be the only one running it, found process {holder} at it"
+                ) from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -146,7 +155,12 @@ class Study:
         trial.set_user_attr(STREAM, stream)
         settings = override(self.base.resolved(), self.space.sample(trial))
         settings |= {"trial": stream, "selected": self.name}
-        return Suggestion(trial, resolve(settings, f"{self.source}: trial {trial.number}"), trial.number, trial.user_attrs.get("again"))
+        return Suggestion(
+            trial,
+            resolve(settings, f"{self.source}: trial {trial.number}"),
+            trial.number,
+            trial.user_attrs.get("again"),
+        )
 
     def tell(self, suggestion: Suggestion, value: float | None, state: TrialState = TrialState.COMPLETE) -> None:
         """Ends a trial."""
@@ -174,7 +188,9 @@ class Study:
         return resolve(settings, f"{self.source}: trial {trial.number}")
 
     def importance(self) -> dict[str, float]:
-        """Share of each searched setting in the spread of values (PED-ANOVA, Watanabe et al., 2023); empty below 4 complete trials."""
+        """Share of each searched setting in the spread of values (PED-ANOVA, Watanabe et al., 2023); empty below 4
+        complete trials.
+        """
         complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         if len(complete) < 4 or len({t.value for t in complete}) < 2:
             return {}

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fusion_lab.contracts import UserError
 from fusion_lab.tracking.names import truncated
@@ -24,11 +25,11 @@ def reason(error: BaseException) -> str:
     >>> reason(OSError(errno.ENOSPC, "No space left on device"))
     'no space left on the device'
     """
-    system = [e for e in _chain(error) if isinstance(e, OSError) and e.errno is not None]
-    if system:
-        root = system[-1]
+    system = [e for e in _chain(error) if isinstance(e, OSError)]
+    root = system[-1] if system else None
+    if root is not None and (root.errno is not None or isinstance(root, TimeoutError)):
         return _FULL.get(root.errno or 0, root.strerror or str(root))
-    text = " ".join(str(error).split())
+    text = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
     return "no space left on the device" if "disk is full" in text else truncated(text or type(error).__name__, 300)
 
 
@@ -37,7 +38,7 @@ def told(what: str) -> Generator[None]:
     """Turns a failure of the store into a :class:`StoreError` that begins with ``what``."""
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise StoreError(f"{what}, found: {reason(error)}") from error
 
 

@@ -115,7 +115,7 @@ def row_labels(weights: AttentionMap, predictions: Predictions, spec: Spec) -> n
     known = predictions.known[task.name].astype(bool)
     names = np.array(task.classes, dtype=object)
     class_of[predictions.row[known]] = names[predictions.target[task.name][known].astype(int)]
-    return np.array([f"{task.name}: {name}" if name else "" for name in class_of[weights.row]])
+    return class_of[weights.row].astype(str)
 
 
 def checkpoint_dict(fold: FoldResult) -> dict[str, object]:
@@ -157,11 +157,12 @@ def _log_maps(run: Run, outcome: Outcome, interactive: bool) -> None:
 
 
 def _log_map(run: Run, path: str, weights: AttentionMap, outcome: Outcome, interactive: bool) -> None:
-    shown = panels(weights, row_labels(weights, outcome.result.predictions.of("val"), outcome.spec))
-    run.bytes(f"{path}.png", lambda: attention_png(weights, shown))
+    label = row_labels(weights, outcome.result.predictions.of("val"), outcome.spec)
+    shown, by = panels(weights, label), "" if label is None else outcome.spec.tasks[0].name
+    run.bytes(f"{path}.png", lambda: attention_png(weights, shown, by))
     run.bytes(f"{path}.json", lambda: json_bytes(attention_dict(weights, shown)))
     if interactive:
-        run.bytes(f"{path}.html", lambda: attention_html(weights, shown).encode())
+        run.bytes(f"{path}.html", lambda: attention_html(weights, shown, by).encode())
 
 
 def _log_checkpoint(run: Run, fold: FoldResult) -> None:

@@ -22,7 +22,9 @@ def drop_modalities(batch: Batch, p: float, generators: list[np.random.Generator
         return batch
     names = sorted(batch.valid)
     present = torch.stack([_any_step(batch.valid[name]) for name in names], dim=-1)
-    draw = torch.from_numpy(np.stack([g.random(present.shape[1:], dtype=np.float32) for g in generators])).to(present.device)
+    draw = torch.from_numpy(np.stack([g.random(present.shape[1:], dtype=np.float32) for g in generators])).to(
+        present.device
+    )
     draw = torch.where(present, draw, torch.full((), -1.0, device=draw.device))
     keep = (draw >= p) | (draw == draw.amax(-1, keepdim=True))
     valid = {

@@ -76,7 +76,9 @@ class _CrossValidation:
         everything = plan.dataset.gather(torch.arange(len(plan.dataset)))
         self.class_weights = {
             task: weights.to(plan.device, plan.dtype)
-            for task, weights in plan.objective.class_weights(everything.targets, everything.known, plan.folds.train).items()
+            for task, weights in plan.objective.class_weights(
+                everything.targets, everything.known, plan.folds.train
+            ).items()
         }
         self.undefined = self._undefined(everything)
         self.val_rows = _padded(plan.folds.val)
@@ -121,7 +123,9 @@ class _CrossValidation:
                 if is_undefined(t, everything.targets[t.name].numpy()[rows], everything.known[t.name].numpy()[rows])
             ]
             if missing and refuse:
-                raise DataError(f"{folds.names[k]}: expected every class of {missing[0]} among the validation rows, found fewer")
+                raise DataError(
+                    f"{folds.names[k]}: expected every class of {missing[0]} among the validation rows, found fewer"
+                )
             undefined.append(bool(missing))
         return undefined
 
@@ -146,7 +150,9 @@ class _CrossValidation:
             batch = self._rows(rows, real, self.alive_scaler)
             draws = [generator(plan.seed, plan.trial, "augment", k, place) for k in state.alive]
             batch = drop_modalities(batch, plan.augmentation.modality_dropout, draws)
-            keys = torch.tensor([plan.key("dropout", k, place) for k in state.alive], dtype=torch.int32, device=plan.device)
+            keys = torch.tensor(
+                [plan.key("dropout", k, place) for k in state.alive], dtype=torch.int32, device=plan.device
+            )
             active = real.any(axis=1)
             losses, gradients = self.stack.gradients(state.weights, batch, keys, self.alive_weights, active.tolist())
             state.optimiser.step(gradients, active.tolist(), lr)
@@ -156,7 +162,9 @@ class _CrossValidation:
         state.epoch += 1
         for place, k in enumerate(state.alive):
             if not torch.isfinite(total[place]):
-                raise Diverged(f"{plan.folds.names[k]}: the training loss of epoch {state.epoch} is {float(total[place])}")
+                raise Diverged(
+                    f"{plan.folds.names[k]}: the training loss of epoch {state.epoch} is {float(total[place])}"
+                )
         return total / count
 
     def _draw(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -179,7 +187,10 @@ class _CrossValidation:
         output = self.stack.answers(state.weights, self.alive_val)
         losses = self.stack.losses(output, self.alive_val, self.alive_weights).double().cpu()
         scores = probabilities(output.heads, self.spec)
-        curves = {f"val/{t.name}/{watched(t, plan.training.monitor)[0]}": self._task_scores(t, scores) for t in self.spec.tasks}
+        curves = {
+            f"val/{t.name}/{watched(t, plan.training.monitor)[0]}": self._task_scores(t, scores)
+            for t in self.spec.tasks
+        }
         means = torch.stack(list(curves.values())).mean(0)
         lr = learning_rate(plan.optimiser, state.epoch - 1, plan.training.epochs)
         for place, k in enumerate(state.alive):
@@ -207,7 +218,14 @@ class _CrossValidation:
     def _evaluation(self, seconds: float) -> Evaluation:
         state, plan = self.state, self.plan
         if plan.training.monitor == "loss":
-            value = -float(np.mean([h[e - 1]["val/loss"] if e else np.nan for h, e in zip(state.histories, state.best_epoch, strict=True)]))
+            value = -float(
+                np.mean(
+                    [
+                        h[e - 1]["val/loss"] if e else np.nan
+                        for h, e in zip(state.histories, state.best_epoch, strict=True)
+                    ]
+                )
+            )
         else:
             value = float(np.mean([self._task_value(task) for task in self.spec.tasks]))
         running = tuple(k for k in state.alive if state.endings[k] is None)
@@ -218,7 +236,9 @@ class _CrossValidation:
             self.val.weight.shape + (1,) * (self.val.known[task.name].ndim - 2)
         )
         _, score = watched(task, self.plan.training.monitor)
-        return mean_over_folds(task, score, *_flat_steps(task, self.state.best_scores[task.name], self.val.targets[task.name], known))
+        return mean_over_folds(
+            task, score, *_flat_steps(task, self.state.best_scores[task.name], self.val.targets[task.name], known)
+        )
 
     def _end(self, decision: Decision) -> None:
         state = self.state
@@ -252,9 +272,13 @@ class _CrossValidation:
         if not names or self.plan.training.monitor == "loss":
             return ()
         monitor = self.plan.training.monitor
-        return (f"{', '.join(names)}: validation rows of one class, {monitor} undefined; stopped by the validation loss, and the mean over folds is the pooled {monitor}",)
+        return (
+            f"{', '.join(names)}: validation rows of one class, {monitor} undefined; stopped by the validation loss, and the mean over folds is the pooled {monitor}",
+        )
 
-    def _predict(self, split: str, padded: tuple[np.ndarray, np.ndarray], batch: Batch) -> tuple[Predictions, tuple[AttentionMap, ...]]:
+    def _predict(
+        self, split: str, padded: tuple[np.ndarray, np.ndarray], batch: Batch
+    ) -> tuple[Predictions, tuple[AttentionMap, ...]]:
         rows, real = padded
         output = self.stack.answers(self.state.best_weights, batch)
         scores = probabilities(output.heads, self.spec)

@@ -86,7 +86,8 @@ class Stack:
         """The objective of each fold ``[K]`` for answers already given."""
         folds = range(len(batch.weight))
         per_fold = [
-            self.objective(_fold(output, k), _fold(batch, k), {t: w[k] for t, w in class_weights.items()}) for k in folds
+            self.objective(_fold(output, k), _fold(batch, k), {t: w[k] for t, w in class_weights.items()})
+            for k in folds
         ]
         return torch.stack(per_fold)
 

@@ -94,13 +94,13 @@ class State:
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path}: expected a checkpoint in safetensors format, found: {error}") from None
         if header.get("fingerprint") != plan.fingerprint:
-            raise DataError(f"{path}: expected a checkpoint of this configuration, data and split, found one of another")
+            raise DataError(
+                f"{path}: expected a checkpoint of this configuration, data and split, found one of another"
+            )
         numbers = json.loads(header["numbers"])
         weights = tensors.pop("weights")
         optimiser = StackedAdamW(weights, plan.optimiser)
         optimiser.restore({name: tensors.pop(name) for name in ("exp_avg", "exp_avg_sq", "steps")})
         best_weights = tensors.pop("best_weights")
         best_scores = {name.removeprefix("best_scores/"): tensor for name, tensor in tensors.items()}
-        return cls(
-            weights=weights, optimiser=optimiser, best_weights=best_weights, best_scores=best_scores, **numbers
-        )
+        return cls(weights=weights, optimiser=optimiser, best_weights=best_weights, best_scores=best_scores, **numbers)

@@ -377,8 +377,8 @@ def _fit_linear(task: Task, columns: np.ndarray, target: np.ndarray, weight: np.
     return _logistic(_choose_strength(columns, codes, weight)).fit(columns, codes, sample_weight=weight)
 
 
-def _logistic(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000, random_state=0)
+def _logistic(strength: float, **settings: Any) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000, random_state=0, **settings)
 
 
 def _choose_strength(columns: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> float:
@@ -386,18 +386,23 @@ def _choose_strength(columns: np.ndarray, codes: np.ndarray, weight: np.ndarray)
     parts = min(3, int(np.unique(codes, return_counts=True)[1].min()))
     if parts < 2:
         return _STRENGTHS[len(_STRENGTHS) // 2]
-    splits = list(StratifiedKFold(parts, shuffle=True, random_state=0).split(columns, codes))
-    losses = [sum(_held_out_loss(c, columns, codes, weight, *split) for split in splits) for c in _STRENGTHS]
-    return _STRENGTHS[int(np.argmin(losses))]
+    splits = StratifiedKFold(parts, shuffle=True, random_state=0).split(columns, codes)
+    losses = [_held_out_losses(columns, codes, weight, *split) for split in splits]
+    return _STRENGTHS[int(np.argmin(np.sum(losses, axis=0)))]
 
 
-def _held_out_loss(
-    strength: float, columns: np.ndarray, codes: np.ndarray, weight: np.ndarray, inner: np.ndarray, outer: np.ndarray
-) -> float:
-    model = _logistic(strength).fit(columns[inner], codes[inner], sample_weight=weight[inner])
-    places = np.searchsorted(model.classes_, codes[outer])
-    right = model.predict_proba(columns[outer])[np.arange(len(outer)), places]
-    return -float(weight[outer] @ np.log(np.maximum(right, 1e-12)))
+def _held_out_losses(
+    columns: np.ndarray, codes: np.ndarray, weight: np.ndarray, inner: np.ndarray, outer: np.ndarray
+) -> list[float]:
+    """Negative log-likelihood of the rows ``outer`` under models of ``inner``, one per C, each started at the last."""
+    losses = []
+    model = _logistic(1.0, tol=1e-3, warm_start=True)
+    for strength in _STRENGTHS:
+        model.set_params(C=strength).fit(columns[inner], codes[inner], sample_weight=weight[inner])
+        places = np.searchsorted(model.classes_, codes[outer])
+        right = model.predict_proba(columns[outer])[np.arange(len(outer)), places]
+        losses.append(-float(weight[outer] @ np.log(np.maximum(right, 1e-12))))
+    return losses
 
 
 def _screen(columns: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -1,0 +1,160 @@
+"""Checks of a data set: separation is the AUROC, a leak is told, noise is not."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from fusion_lab.contracts import DataError, Feature, Modality, Provenance, Spec, Task
+from fusion_lab.data.arrays import ArrayDataset
+from fusion_lab.data.checks import FEWEST_OF_A_CLASS, FEWEST_ROWS, check_dataset, separation
+
+ROWS = 60
+
+
+def dataset(inputs, target, known=None, valid=None, observed=None, task=None):
+    rows, width = inputs.shape
+    task = task or Task("died", "binary", ("no", "yes"))
+    known = np.ones(rows, bool) if known is None else known
+    valid = np.ones(rows, bool) if valid is None else valid
+    observed = np.ones((rows, width), bool) if observed is None else observed
+    modality = Modality("lab", "vector", tuple(Feature(f"x{i}", "numeric", f"x{i}") for i in range(width)))
+    return ArrayDataset.checked(
+        spec=Spec((modality,), (task,)),
+        ids=np.arange(rows).astype(str),
+        inputs={"lab": torch.from_numpy(inputs).float()},
+        valid={"lab": torch.from_numpy(valid)},
+        observed={"lab": torch.from_numpy(observed)},
+        quality={"lab": torch.ones(rows)},
+        targets={task.name: torch.from_numpy(target).float()},
+        known={task.name: torch.from_numpy(known)},
+        provenance=Provenance(()),
+    )
+
+
+def noise(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(ROWS, 3)), rng.integers(0, 2, ROWS).astype(float)
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), levels=st.integers(2, 30), gaps=st.floats(0, 0.9))
+def test_separation_is_the_auroc_of_the_better_sign(seed, levels, gaps):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, levels, (ROWS, 2)).astype(float)
+    observed = rng.random((ROWS, 2)) >= gaps
+    positive = rng.random(ROWS) < 0.4
+    found = separation(values, observed, positive)
+    for column in range(2):
+        seen = observed[:, column]
+        ones = int(positive[seen].sum())
+        if seen.sum() < FEWEST_ROWS or min(ones, seen.sum() - ones) < FEWEST_OF_A_CLASS:
+            assert np.isnan(found[column])
+        else:
+            auroc = roc_auc_score(positive[seen], values[seen, column])
+            assert found[column] == pytest.approx(max(auroc, 1 - auroc))
+
+
+def test_noise_gives_no_warning():
+    inputs, target = noise()
+    notes = check_dataset(dataset(inputs, target))
+    assert notes == ("rows that have each modality, of 60: lab 60", "rows with a known label, of 60: died 60")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_feature_that_tells_the_label_is_noted(sign):
+    inputs, target = noise()
+    inputs[:, 1] = sign * (target + 0.1 * inputs[:, 1])
+    notes = check_dataset(dataset(inputs, target))
+    assert any(note.startswith("lab: x1 alone tells class 'yes' of task died (AUROC 1.000)") for note in notes)
+    assert not any(name in note for note in notes for name in ("x0", "x2"))
+
+
+def test_the_threshold_is_the_callers():
+    inputs, target = noise()
+    inputs[:, 1] = target + 0.8 * inputs[:, 1]
+    made = dataset(inputs, target)
+    score = separation(inputs, np.ones_like(inputs, dtype=bool), target == 1)[1]
+    assert 0.7 < score < 0.98
+    assert not any("alone tells" in note for note in check_dataset(made))
+    assert any("lab: x1 alone tells" in note for note in check_dataset(made, leakage_auroc=score - 0.001))
+
+
+def test_a_gap_or_an_absence_that_tells_the_label_is_noted():
+    inputs, target = noise()
+    observed = np.ones_like(inputs, dtype=bool)
+    observed[:, 2] = target == 1
+    notes = check_dataset(dataset(inputs, target, observed=observed))
+    assert any("lab: a missing cell of x2 alone tells class 'yes' of task died" in note for note in notes)
+    notes = check_dataset(dataset(inputs, target, valid=target == 1))
+    assert any("lab: its absence alone tells class 'yes' of task died" in note for note in notes)
+
+
+def test_leaks_of_other_kinds_of_task():
+    inputs, target = noise()
+    codes = np.arange(ROWS) % 3
+    inputs[:, 0] = np.where(codes == 2, 5.0, inputs[:, 0].clip(-1, 1))
+    notes = check_dataset(dataset(inputs, codes, task=Task("grade", "multiclass", ("a", "b", "c"))))
+    assert any("lab: x0 alone tells class 'c' of task grade" in note for note in notes)
+    value = np.exp(inputs[:, 1])
+    notes = check_dataset(dataset(inputs, value, task=Task("days", "regression")))
+    assert any("lab: x1 alone tells high from low values of task days" in note for note in notes)
+
+
+@pytest.mark.parametrize("copy", [lambda y: y, lambda y: 1 - y])
+def test_a_copy_of_the_target_is_refused_even_with_gaps(copy):
+    inputs, target = noise()
+    inputs[:, 1] = copy(target)
+    observed = np.ones_like(inputs, dtype=bool)
+    observed[::7, 1] = False
+    with pytest.raises(DataError, match="lab.csv: column 'x1': .*found the values of task 'died' in every row"):
+        check_dataset(dataset(inputs, target, observed=observed), {"lab": "lab.csv"})
+
+
+def test_nearly_a_copy_is_no_copy():
+    inputs, target = noise()
+    inputs[:, 1] = target
+    inputs[5, 1] = 1 - target[5]
+    check_dataset(dataset(inputs, target))
+
+
+def test_few_rows_are_no_evidence():
+    inputs, target = noise()
+    inputs[:, 1] = target
+    known = np.arange(ROWS) < FEWEST_ROWS - 1
+    assert not any("alone tells" in note for note in check_dataset(dataset(inputs, target, known=known)))
+
+
+def test_modality_that_no_row_has():
+    inputs, target = noise()
+    with pytest.raises(DataError, match="lab.csv: modality 'lab': expected rows that have it, found none of 60"):
+        check_dataset(dataset(inputs, target, valid=np.zeros(ROWS, bool)), {"lab": "lab.csv"})
+
+
+def test_tasks_that_cannot_be_learned():
+    inputs, target = noise()
+    with pytest.raises(
+        DataError, match=r"t.csv: task 'died': expected two or more .* found only class 'yes' \(\d+ rows\)"
+    ):
+        check_dataset(dataset(inputs, target, known=target == 1), {"died": "t.csv"})
+    with pytest.raises(DataError, match="task 'died': expected known labels, found none in 60 rows"):
+        check_dataset(dataset(inputs, target, known=np.zeros(ROWS, bool)))
+    with pytest.raises(DataError, match=r"task 'days': .*found only the value 2.5 \(60 rows\)"):
+        check_dataset(dataset(inputs, np.full(ROWS, 2.5), task=Task("days", "regression")))
+
+
+def test_rows_without_anything_are_counted():
+    inputs, target = noise()
+    notes = check_dataset(dataset(inputs, target, valid=np.arange(ROWS) > 1, known=np.arange(ROWS) > 2))
+    assert "2 rows have no modality at all" in notes
+    assert "3 rows have no known label of any task" in notes
+
+
+def test_constant_feature_is_noted():
+    inputs, target = noise()
+    inputs[:, 0] = 3.0
+    observed = np.ones_like(inputs, dtype=bool)
+    observed[:, 2] = False
+    assert "lab: never varies in the rows used: x0, x2" in check_dataset(dataset(inputs, target, observed=observed))

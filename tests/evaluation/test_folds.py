@@ -1,0 +1,223 @@
+"""Scores of folds against scikit-learn on each fold's rows, and the rules about undefined folds."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from fusion_lab.contracts import ConfigError, DataError, Folds, Predictions, Spec, Task
+from fusion_lab.evaluation.folds import objective, score_folds, summarise
+from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.evaluation.thresholds import best_f1_threshold
+
+FOLDS, ROWS = 4, 30
+DEATH, RELAPSE = Task("death", "binary", ("no", "yes")), Task("relapse", "binary", ("no", "yes"))
+SPEC = Spec((), (DEATH, RELAPSE))
+
+
+def _predictions(seed=0, tasks=("death", "relapse")):
+    """ROWS validation and ROWS test rows per fold, a fifth of the labels unknown."""
+    rng = np.random.default_rng(seed)
+    count = FOLDS * 2 * ROWS
+    fold = np.repeat(np.arange(FOLDS), 2 * ROWS)
+    split = np.tile(np.repeat(["val", "test"], ROWS), FOLDS)
+    target = {name: (rng.random(count) < 0.4).astype(float) for name in tasks}
+    score = {name: 0.3 * target[name] + 0.7 * rng.random(count) for name in tasks}
+    known = {name: rng.random(count) < 0.8 for name in tasks}
+    return Predictions(fold, split, np.arange(count), target, known, score)
+
+
+def _folds():
+    rows = np.arange(FOLDS * ROWS) // ROWS
+    test = np.stack([rows == k for k in range(FOLDS)])
+    val = np.roll(test, 1, axis=0)
+    train = ~test & ~val
+    return Folds("k-fold", train, val, test, train, np.zeros(FOLDS * ROWS, bool))
+
+
+def _one_class(predictions, task, fold, split="val"):
+    """All labels of one fold's split set to the negative class."""
+    hit = (predictions.fold == fold) & (predictions.split == split)
+    predictions.target[task][hit] = 0
+    return predictions
+
+
+def _known(predictions, task, split, fold=None):
+    part = predictions.of(split, fold)
+    return part.target[task][part.known[task]], part.score[task][part.known[task]]
+
+
+def test_fold_scores_are_scikit_learns_with_thresholds_from_validation_rows():
+    predictions = _predictions()
+    table = score_folds(predictions, SPEC).table.set_index(["split", "task", "fold", "metric"]).sort_index()
+    for split in ("val", "test"):
+        for task in ("death", "relapse"):
+            for fold in range(FOLDS):
+                target, score = _known(predictions, task, split, fold)
+                threshold = best_f1_threshold(*_known(predictions, task, "val", fold))
+                found = table.loc[(split, task, fold)]
+                assert found.loc["auroc", "value"] == pytest.approx(roc_auc_score(target, score))
+                assert found.loc["ap", "value"] == pytest.approx(average_precision_score(target, score))
+                assert found.loc["f1", "value"] == pytest.approx(f1_score(target, score >= threshold))
+                assert set(found["n"]) == {len(target)}
+                assert set(found["n_positive"]) == {int(target.sum())}
+                assert set(found["note"]) == {""}
+
+
+def test_validation_scores_cannot_see_test_rows():
+    predictions = _predictions()
+    before = score_folds(predictions, SPEC)
+    test = predictions.split == "test"
+    for task in ("death", "relapse"):
+        predictions.score[task][test] = 0.5
+        predictions.target[task][test] = 0
+    after = score_folds(predictions, SPEC)
+    for old, new in ((before.table, after.table), (before.pooled, after.pooled)):
+        kept = old[old["split"] == "val"].reset_index(drop=True)
+        assert kept.equals(new[new["split"] == "val"].reset_index(drop=True))
+    assert objective(predictions, SPEC) == objective(_predictions(), SPEC)
+
+
+def test_mean_over_tasks_is_taken_per_fold():
+    table = score_folds(_predictions(), SPEC).table.set_index(["task", "split", "fold", "metric"]).sort_index()
+    mean = (table.loc["death", "value"] + table.loc["relapse", "value"]) / 2
+    assert table.loc["", "value"].to_dict() == pytest.approx(mean.to_dict())
+    assert (table.loc["", "n"] == table.loc["death", "n"] + table.loc["relapse", "n"]).all()
+
+
+def test_summary_is_mean_deviation_and_corrected_interval():
+    predictions, folds = _predictions(), _folds()
+    scores = score_folds(predictions, SPEC)
+    summary = summarise(scores, folds).set_index(["split", "task", "metric"]).sort_index()
+    for place, row in summary.iterrows():
+        hit = (scores.table[["split", "task", "metric"]] == list(place)).all(axis=1)
+        values = scores.table.loc[hit, "value"].to_numpy()
+        assert (row["mean"], row["std"]) == pytest.approx((values.mean(), values.std(ddof=1)))
+        assert (row["k"], row["undefined"]) == (FOLDS, 0)
+        low, high = corrected_interval(values, 2 * ROWS, ROWS)
+        assert row["ci_low"] == pytest.approx(max(low, 0))
+        assert row["ci_high"] == pytest.approx(high if place[2] == "log_loss" else min(high, 1))
+    pooled = summary.loc[("test", "death", "auroc"), "pooled"]
+    assert pooled == pytest.approx(roc_auc_score(*_known(predictions, "death", "test")))
+    both = summary.loc["val", "pooled"].unstack("task")
+    assert both[""].to_dict() == pytest.approx(((both["death"] + both["relapse"]) / 2).to_dict())
+
+
+def test_a_mean_over_fewer_folds_is_never_shown():
+    predictions = _one_class(_predictions(), "death", fold=2)
+    summary = summarise(score_folds(predictions, SPEC), _folds()).set_index(["split", "task", "metric"]).sort_index()
+    for task in ("death", ""):
+        row = summary.loc[("val", task, "auroc")]
+        assert np.isnan(row[["mean", "std", "ci_low", "ci_high"]].astype(float)).all()
+        assert row["undefined"] == 1
+        assert "fold 2: " in row["note"]
+        assert "no row of class 'yes'" in row["note"]
+        assert np.isfinite(row["pooled"])
+    assert np.isfinite(summary.loc[("val", "death", "brier"), "mean"])  # defined without a positive row
+    assert np.isfinite(summary.loc[("val", "relapse", "auroc"), "mean"])
+    assert np.isfinite(summary.loc[("test", "death", "auroc"), "mean"])
+    assert "threshold from the validation rows of all folds" in summary.loc[("test", "death", "f1"), "note"]
+
+
+def test_one_fold_has_a_mean_and_no_interval():
+    predictions = _predictions()
+    single = predictions.where(predictions.fold == 0)
+    row = (
+        summarise(score_folds(single, SPEC), _folds())
+        .set_index(["split", "task", "metric"])
+        .sort_index()
+        .loc["val", "death", "ap"]
+    )
+    assert np.isfinite(row["mean"])
+    assert np.isnan(row[["std", "ci_low", "ci_high"]].astype(float)).all()
+
+
+def test_a_split_without_rows_is_left_out():
+    scores = score_folds(_predictions().of("val"), SPEC)
+    assert set(scores.table["split"]) == set(scores.pooled["split"]) == {"val"}
+
+
+def test_tasks_of_different_kinds_share_the_metrics_they_have_in_common():
+    rng = np.random.default_rng(0)
+    predictions = _predictions(tasks=("death",))
+    count = len(predictions.fold)
+    predictions.target["site"] = rng.integers(0, 3, count).astype(float)
+    predictions.score["site"] = rng.dirichlet(np.ones(3), count)
+    predictions.known["site"] = np.ones(count, bool)
+    spec = Spec((), (DEATH, Task("site", "multiclass", ("a", "b", "c"))))
+    table = score_folds(predictions, spec).table
+    assert set(table[table["task"] == ""]["metric"]) == {"auroc", "ap", "f1", "accuracy", "log_loss"}
+    assert table[table["task"] == "site"]["n_positive"].isna().all()
+    with pytest.raises(ConfigError, match=r"'site', found 'brier'"):
+        objective(predictions, spec, "brier")
+
+
+def test_targets_per_step_are_scored_step_by_step():
+    rng = np.random.default_rng(0)
+    shape = (FOLDS * ROWS, 7)
+    target, score = (rng.random(shape) < 0.4).astype(float), rng.random(shape)
+    known = rng.random(shape) < 0.7
+    fold, split = np.repeat(np.arange(FOLDS), ROWS), np.repeat("val", shape[0])
+    predictions = Predictions(fold, split, np.arange(shape[0]), {"edit": target}, {"edit": known}, {"edit": score})
+    spec = Spec((), (Task("edit", "binary", ("no", "yes"), per_step=True),))
+    table = score_folds(predictions, spec).table.set_index(["task", "metric", "fold"]).sort_index()
+    for k in range(FOLDS):
+        rows = known & (fold == k)[:, None]
+        assert table.loc[("edit", "auroc", k), "value"] == pytest.approx(roc_auc_score(target[rows], score[rows]))
+
+
+def test_objective_is_the_mean_over_tasks_of_the_mean_over_folds():
+    predictions = _predictions()
+    expected = np.mean(
+        [
+            np.mean([roc_auc_score(*_known(predictions, task, "val", fold)) for fold in range(FOLDS)])
+            for task in ("death", "relapse")
+        ]
+    )
+    value, notes = objective(predictions, SPEC)
+    assert value == pytest.approx(expected)
+    assert notes == ()
+
+
+@pytest.mark.parametrize("metric", ["auroc", "f1", "log_loss"])
+def test_objective_is_the_summarys_mean(metric):
+    predictions = _predictions()
+    summary = summarise(score_folds(predictions, SPEC), _folds()).set_index(["split", "task", "metric"]).sort_index()
+    assert objective(predictions, SPEC, metric)[0] == pytest.approx(summary.loc[("val", "", metric), "mean"])
+
+
+def test_objective_takes_the_pooled_value_of_a_task_with_an_undefined_fold_and_says_so():
+    predictions = _one_class(_predictions(), "death", fold=2)
+    value, notes = objective(predictions, SPEC)
+    pooled = roc_auc_score(*_known(predictions, "death", "val"))
+    whole = np.mean([roc_auc_score(*_known(predictions, "relapse", "val", fold)) for fold in range(FOLDS)])
+    assert value == pytest.approx((pooled + whole) / 2)
+    (note,) = notes
+    assert "death" in note
+    assert "fold 2: no row of class 'yes'" in note
+
+
+def test_objective_refuses_an_undefined_fold_when_told_to():
+    predictions = _one_class(_predictions(), "death", fold=2)
+    with pytest.raises(DataError, match=r"task 'death'.*auroc.*fold 2: no row of class 'yes'"):
+        objective(predictions, SPEC, undefined="refuse")
+
+
+def test_objective_undefined_everywhere_is_an_error():
+    predictions = _predictions()
+    for fold in range(FOLDS):
+        _one_class(predictions, "relapse", fold)
+    with pytest.raises(DataError, match=r"task 'relapse'.*no row of class 'yes'"):
+        objective(predictions, SPEC)
+
+
+def test_objective_of_a_diverged_model_is_nan():
+    predictions = _predictions()
+    predictions.score["death"][predictions.split == "val"] = np.nan
+    value, notes = objective(predictions, SPEC)
+    assert np.isnan(value)
+    assert notes == ("death: the model's scores are not finite",)
+
+
+def test_objective_suggests_the_nearest_metric():
+    with pytest.raises(ConfigError, match=r"did you mean 'auroc'"):
+        objective(_predictions(), SPEC, "auruc")

@@ -1,0 +1,67 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusion_lab.contracts import Folds
+from fusion_lab.tracking.descriptions import DataFacts, Scores, describe, protocol_sentence, result_table
+
+CLASSES = pd.DataFrame(
+    [("death", "alive", 300, 300), ("death", "died", 170, 170), ("death", "(unknown)", 140, 140)],
+    columns=["task", "class", "rows", "groups"],
+)
+MODALITIES = pd.DataFrame(
+    [("blood", "vector", 16, 500, 110)], columns=["modality", "kind", "features", "rows", "missing"]
+)
+DATA = DataFacts(610, None, CLASSES, MODALITIES, "abcdef123456", ("A stain is missing often.",))
+
+
+@pytest.fixture
+def summary() -> pd.DataFrame:
+    lines = [
+        ("val", "death", "auroc", 0.71, 0.03, 0.65, 0.77, 0.70, 0),
+        ("val", "", "auroc", 0.69, 0.02, 0.64, 0.74, 0.68, 0),
+        ("val", "relapse|2", "ap", np.nan, np.nan, np.nan, np.nan, 0.44, 2),
+        ("test", "death", "auroc", 0.123, 0.03, 0.1, 0.2, 0.1, 0),
+    ]
+    columns = ["split", "task", "metric", "mean", "std", "ci_low", "ci_high", "pooled", "undefined"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def test_a_description_says_what_a_reader_asks(summary):
+    text = describe("Search of 15 trials.", DATA, "5 folds.", "fusion-lab train best.yaml", Scores("trial 3", summary))
+    assert text.startswith("Search of 15 trials.")
+    assert "| mean over tasks | AUROC | **0.690 ± 0.020** (95%: 0.640 to 0.740) |" in text
+    assert "610 rows" in text
+    assert "alive 300, died 170, (unknown) 140" in text
+    assert "| `blood` | vector | 16 | 500 | 110 |" in text
+    assert "```\nfusion-lab train best.yaml\n```" in text
+    assert "A stain is missing often." in text
+    assert "average precision of `relapse/2` is undefined in 2 folds" in text
+    assert "0.123" not in text
+
+
+def test_the_best_baseline_stands_beside_the_result(summary):
+    baseline = summary[summary["task"] == "death"].assign(mean=0.701, std=0.04, ci_low=0.6, ci_high=0.8)
+    table = result_table(Scores("trial 3", summary), Scores("logistic", baseline), "val").splitlines()
+    assert table[0] == "| task | metric | `trial 3` | baseline `logistic` |"
+    assert table[2].endswith("| – |")
+    assert "0.710 ± 0.030** (95%: 0.650 to 0.770) | 0.701 ± 0.040 (95%: 0.600 to 0.800) |" in table[3]
+    assert "undefined (pooled 0.440)" in table[4]
+    assert {line.count(" | ") for line in table} == {3}
+
+
+def test_a_long_description_keeps_its_command():
+    wide = pd.concat([MODALITIES.assign(modality=f"modality {i}") for i in range(400)])
+    data = DataFacts(610, 12, CLASSES, wide, "abcdef123456")
+    text = describe("What.", data, "5 folds.", "the command")
+    assert len(text) <= 8000
+    assert text.endswith("```\nthe command\n```")
+
+
+def test_the_protocol_in_a_sentence():
+    part = np.eye(3, dtype=bool).repeat(10, 1)
+    folds = Folds("stratified", part, np.roll(part, 1, 0), np.roll(part, 2, 0), part, np.zeros(30, bool))
+    assert protocol_sentence(folds, 7) == (
+        "3 folds, stratified, seed 7: on average 10 rows train, 10 stop the training and tune thresholds, 10 are"
+        " predicted out of fold."
+    )

@@ -1,0 +1,140 @@
+import io
+import json
+import math
+import time
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+from safetensors.torch import load as load_safetensors
+
+from fusion_lab.tracking.trial import curve_metrics, fold_metrics, log_cross_validation, row_labels, summary_metrics
+
+TASKS = {"death (5 y)": "death _5 y_", "grade": "grade"}
+CALLS = ("create_run", "log_batch", "set_tag", "set_terminated", "log_artifact", "get_run", "search_runs", "log_metric")
+
+
+def run_of(store, experiment, outcome, **options):
+    with store.start_run(experiment, "trial") as run:
+        log_cross_validation(run, outcome, **options)
+    store.flush()
+    return run
+
+
+def test_a_trial_shows_validation_scores_and_keeps_both_splits_in_the_file(store, experiment, make_outcome, artifact):
+    outcome = make_outcome()
+    run = run_of(store, experiment, outcome)
+    data = store.client.get_run(run.id).data
+    assert not [name for name in data.metrics if "test" in name]
+    assert data.metrics["fold3/val/death _5 y_/auroc"] == pytest.approx(0.63)
+    assert data.metrics["val/auroc"] == pytest.approx(0.62)
+    assert data.metrics["val/auroc_ci_low"] == pytest.approx(0.52)
+    assert data.metrics["val/auroc_std"] == pytest.approx(np.std(0.6 + 0.01 * np.arange(5), ddof=1))
+    assert "fold0/val/grade/brier" not in data.metrics
+    assert data.params["model.d_model"] == "16"
+    assert data.tags["notes"] == "A note."
+    scores = artifact(run, "scores.csv").decode()
+    assert "brier" in scores
+    assert ",test," not in scores
+    predictions = pd.read_parquet(io.BytesIO(artifact(run, "predictions.parquet")))
+    assert set(predictions["split"]) == {"val", "test"}
+
+
+def test_a_run_that_selects_nothing_shows_both(store, experiment, make_outcome, artifact):
+    run = run_of(store, experiment, make_outcome(count=3, epochs=5), splits=("val", "test"))
+    metrics = store.client.get_run(run.id).data.metrics
+    assert metrics["test/auroc"] == pytest.approx(metrics["val/auroc"] + 0.1)
+    assert ",test," in artifact(run, "scores.csv").decode()
+
+
+def test_an_undefined_mean_is_no_number_and_has_the_pooled_score_beside_it(store, experiment, make_outcome, artifact):
+    run = run_of(store, experiment, make_outcome(count=3, epochs=5))
+    data = store.client.get_run(run.id).data
+    assert "val/grade/ap" not in data.metrics
+    assert "val/grade/ap_std" not in data.metrics
+    assert data.metrics["val/grade/ap_pooled"] == 0.71
+    assert data.tags["undefined"].split(", ") == ["fold1/val/grade/ap", "val/grade/ap"]
+
+
+def test_files_of_a_trial(store, experiment, make_outcome, artifact):
+    outcome = make_outcome(count=3, epochs=5)
+    run = run_of(store, experiment, outcome, keep_checkpoints=True)
+    assert yaml.safe_load(artifact(run, "config.yaml")) == outcome.config
+    assert artifact(run, "curves.png").startswith(b"\x89PNG")
+    curves = json.loads(artifact(run, "curves.json"))
+    assert [f["history"] for f in curves["folds"]] == [list(map(dict, f.history)) for f in outcome.result.folds]
+    assert artifact(run, "attention/modalities_ last layer.png").startswith(b"\x89PNG")
+    attention = json.loads(artifact(run, "attention/modalities_ last layer.json"))
+    assert [p["name"] for p in attention["panels"]] == ["all rows", "alive", "died"]
+    assert attention["panels"][0]["mean"] == pytest.approx(outcome.result.maps[0].values.mean(0).tolist())
+    weights = load_safetensors(artifact(run, "checkpoints/fold2.safetensors"))
+    for name, tensor in outcome.result.folds[2].weights.items():
+        assert weights[name].equal(tensor)
+    assert json.loads(artifact(run, "checkpoints/fold2.json"))["best_epoch"] == 2
+    assert {a.path for a in store.client.list_artifacts(run.id)} == {
+        *("attention", "checkpoints", "config.yaml", "curves.json", "curves.png", "predictions.parquet", "scores.csv")
+    }
+
+
+def test_interactive_pages_carry_their_script(store, experiment, make_outcome, artifact):
+    run = run_of(store, experiment, make_outcome(count=3, epochs=5), interactive=True)
+    for path in ("curves.html", "attention/modalities_ last layer.html"):
+        page = artifact(run, path).decode()
+        assert len(page) > 1e6
+        assert "src=" not in page.split("<body>")[0]
+
+
+def test_a_trial_costs_few_calls_of_the_store(store, experiment, make_outcome, monkeypatch, record_property):
+    calls: Counter[str] = Counter()
+    seconds = Counter()
+
+    def counted(name):
+        original = getattr(MlflowClient, name)
+
+        def call(*args, **kwargs):
+            calls[name] += 1
+            began = time.perf_counter()
+            result = original(*args, **kwargs)
+            seconds[name] += time.perf_counter() - began
+            return result
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(MlflowClient, name, counted(name))
+    run_of(store, experiment, make_outcome(count=5, epochs=50))
+    record_property("seconds", dict(seconds))
+    files = calls.pop("log_artifact")
+    assert files == 7
+    assert calls == {"create_run": 1, "log_batch": 1, "set_terminated": 1}
+
+
+def test_mean_curves_have_a_point_per_epoch(make_outcome, artifact):
+    folds = make_outcome(count=3, epochs=6).result.folds
+    points = list(curve_metrics(folds, TASKS))
+    assert [epoch for epoch, _ in points] == [1, 2, 3, 4, 5, 6]
+    first = points[0][1]
+    assert first["curve/val/death _5 y_/auroc"] == pytest.approx(np.mean([0.601, 0.611, 0.621]))
+    assert first["curve/val/auroc"] == pytest.approx((first["curve/val/death _5 y_/auroc"] + 0.501) / 2)
+    carried = [f.history[f.best_epoch - 1]["val/loss"] for f in folds[1:]]
+    assert points[5][1]["curve/val/loss"] == pytest.approx(np.mean([folds[0].history[5]["val/loss"], *carried]))
+
+
+def test_metrics_of_folds_and_summary_keep_the_splits_apart(make_outcome, artifact):
+    outcome = make_outcome(count=3)
+    both = fold_metrics(outcome.scores, ("val", "test"), TASKS)
+    assert len(both) == 2 * len(fold_metrics(outcome.scores, ("val",), TASKS))
+    assert math.isnan(both["fold1/val/grade/ap"])
+    summary = summary_metrics(outcome.summary, ("test",), TASKS)
+    assert {name.split("/")[0] for name in summary} == {"test"}
+
+
+def test_labels_of_a_map_are_the_classes_of_its_rows(make_outcome, artifact):
+    outcome = make_outcome(count=3)
+    labels = row_labels(outcome.result.maps[0], outcome.result.predictions.of("val"), outcome.spec)
+    expected = ["" if i % 7 == 0 else "died" if i % 3 == 0 else "alive" for i in range(60)]
+    assert labels is not None
+    assert labels.tolist() == expected
