@@ -23,14 +23,14 @@ class Option(NamedTuple):
 
 def whole(text: str) -> int:
     """A whole number >= 0."""
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
     return int(text)
 
 
 def positive_whole(text: str) -> int:
     """A whole number >= 1."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)
 
@@ -98,9 +98,12 @@ class Parser(argparse.ArgumentParser):
         """Refuses options that the verb does not have."""
         known = [name for name in self._option_string_actions if name.startswith("--")]
         word = next((a for a in arguments if a.startswith("-")), arguments[0])
-        close = difflib.get_close_matches(word.split("=")[0], known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
-        fail(f"unknown argument {word!r}{hint}")
+        fail(f"unknown argument {word!r}{_nearest(word.split('=')[0], known)}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
 
 
 def fail(message: str) -> NoReturn:
@@ -119,6 +122,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Verb, dict[str, Any]]
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     parsers = {name: _add(verbs, name, verb) for name, verb in VERBS.items()}
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] not in VERBS and arguments[0] not in parser._option_string_actions:
+        what = "argument" if arguments[0].startswith("-") else "verb"
+        fail(f"unknown {what} {arguments[0]!r}{_nearest(arguments[0], list(VERBS))}")
     given, rest = parser.parse_known_args(arguments)
     if rest:
         parsers[given.verb].unknown(rest)
@@ -153,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt as interruption:
-        print(f"fusion-lab: {interruption or 'interrupted'}; the same command continues", file=sys.stderr)
+        print(f"fusion-lab: {str(interruption) or 'interrupted'}; the same command continues", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml.constructor import ConstructorError
 
 from fusion_lab.contracts import ConfigError
 
@@ -29,23 +30,41 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConstructorError(None, None, "a key that is no single value", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+                raise ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
+_EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$"),
-    list("-+0123456789."),
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that :class:`_Loader` would take for numbers; repeats what is there twice, without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Line breaks beside \n survive in double quotes only: elsewhere PyYAML writes them as they are and reads a space.
+    style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -62,6 +81,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{where}: expected valid YAML, found: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: expected valid YAML, found: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # a tag that its value does not fit, such as !!int x
+        raise ConfigError(f"{source}: expected valid YAML, found: {error}") from None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -84,7 +105,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """The text of a mapping, in the order of its keys."""
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def validate(kind: type[C], tree: Mapping[str, Any], source: str) -> C:
@@ -94,7 +115,15 @@ def validate(kind: type[C], tree: Mapping[str, Any], source: str) -> C:
         ConfigError: with ``source``, the dotted path, what was expected and what was found.
     """
     try:
-        return kind.model_validate_json(json.dumps(tree, default=_refuse(source)))
+        text = json.dumps(tree, default=_refuse(source))
+    except TypeError:
+        raise ConfigError(f"{source}: expected keys that are texts or numbers, found others") from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{source}: expected settings that do not contain themselves, found a loop") from None
+    try:
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_first_fault(kind, tree, error)}") from None
 

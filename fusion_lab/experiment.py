@@ -124,14 +124,14 @@ def resolve(tree: Mapping[str, Any], source: str) -> Experiment:
 
 
 def _check_family(family: object, source: str) -> None:
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ConfigError(f"{source}: model.family: unknown {family!r}{nearest(str(family), list(FAMILIES))}")
 
 
 def _set_root(tree: dict[str, Any], data: str, path: Path) -> None:
     section = tree.get("data")
     domain = section.get("domain") if isinstance(section, dict) else None
-    if domain in DOMAINS and "root" not in DOMAINS[domain].config.model_fields:
+    if isinstance(domain, str) and domain in DOMAINS and "root" not in DOMAINS[domain].config.model_fields:
         raise ConfigError(f"data: {path} makes its own data ({domain}) and takes no folder, found {data!r}")
     assign(tree, "data.root", data)
 

@@ -36,12 +36,10 @@ def cross_validate_baselines(
     def batch_of(fold: int, rows: Tensor) -> Batch:
         return folds[fold](materials.dataset.gather(rows))
 
-    done = run_baselines(
-        materials.spec,
-        materials.folds,
-        batch_of,
-        on_done=lambda name, seconds: tell(f"baseline {name}: {seconds:.1f} s"),
-    )
+    def tell_fold(name: str, fold: int) -> None:
+        tell(f"baselines  fold {fold + 1}/{len(folds)}  {name}")
+
+    done = run_baselines(materials.spec, materials.folds, batch_of, on_fold=tell_fold)
     for name, file in files.items():
         save_predictions(done[name], file)
     return done, True

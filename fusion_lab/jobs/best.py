@@ -31,7 +31,9 @@ def keep_best(folder: Path, outcome: Outcome) -> None:
     names = safe_parts(m.name for m in outcome.result.maps)
     for weights in outcome.result.maps:
         shown = panels(weights, row_labels(weights, outcome.result.predictions.of("val"), outcome.spec))
-        (half / "attention" / f"{names[weights.name]}.html").write_text(attention_html(weights, shown))
+        (half / "attention" / f"{names[weights.name]}.html").write_text(
+            attention_html(weights, shown, by=outcome.spec.tasks[0].name)
+        )
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(half, folder)
 

@@ -20,10 +20,12 @@ from fusion_lab.jobs.results import Scored, headline_metric, table
 from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.study_report import predictions_file, report_study, save_study_view
 from fusion_lab.jobs.tell import command_line, data_lines
+from fusion_lab.report.drawing import Draw, DrawingProcess
 from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Suggestion, read_study
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.runs import Run
-from fusion_lab.tracking.trial import Outcome, log_cross_validation
+from fusion_lab.tracking.sweep import STATE
+from fusion_lab.tracking.trial import Outcome, log_cross_validation, log_figures
 from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, OnEval, cross_validate
 
 STUDIES = Path("studies")
@@ -52,12 +54,12 @@ def run(
     config = read_study(source, {path: value for path, value in changes.items() if value is not None})
     again = command_line("hpo", experiment=experiment, space=space, trials=trials, data=data, seed=seed, set=set)
     progress = Progress()
+    materials = Materials.load(base)
+    progress.line("\n".join(data_lines(base.name, materials)))
     with session(base.name, "study", f"study {base.name}", tracking_uri) as place:
-        materials = Materials.load(base)
-        progress.line("\n".join(data_lines(base.name, materials)))
         study = Study(config, base, materials, STUDIES, str(source))
-        with study.locked():
-            _Search(study, config, materials, place, progress, again).run()
+        with study.locked(), DrawingProcess() as process:
+            _Search(study, config, materials, place, progress, again, process.draw).run()
         return study
 
 
@@ -82,6 +84,7 @@ class _Search:
     place: Session
     progress: Progress
     again: str
+    draw: Draw
     value: float = math.nan  # of the trial at hand, as last reported
     baselines: list[Scored] = field(default_factory=list)
 
@@ -155,9 +158,12 @@ class _Search:
             pruned = any(fold.ending == "pruned" for fold in result.folds)
             best = self.study.best()
             is_best = not pruned and (best is None or best.value is None or self.value > best.value)
-            scored = self._log(suggestion, run, result, pruned, is_best)
+            scored, outcome = self._log(suggestion, run, result, pruned, is_best)
+            # the trial counts once its numbers are in the store; its figures are drawn while the next one trains
             run.flush()
-        self.study.tell(suggestion, self.value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
+            self.study.tell(suggestion, self.value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
+            run.tags({STATE: "pruned" if pruned else "complete"})
+            log_figures(run, outcome, self.draw)
         self._tell(suggestion, scored, result.seconds, "pruned" if pruned else "best so far" if is_best else "")
         return False
 
@@ -172,7 +178,9 @@ class _Search:
 
         return on_eval
 
-    def _log(self, suggestion: Suggestion, run: Run, result: CrossValidation, pruned: bool, is_best: bool) -> Scored:
+    def _log(
+        self, suggestion: Suggestion, run: Run, result: CrossValidation, pruned: bool, is_best: bool
+    ) -> tuple[Scored, Outcome]:
         materials, folder = self.materials, self.study.folder
         scored = Scored.of(f"trial {suggestion.number}", "trial", result.predictions, materials)
         config = suggestion.experiment.resolved()
@@ -180,14 +188,13 @@ class _Search:
         outcome = Outcome(result, materials.spec, table, scored.summary, config, ids)
         log_cross_validation(run, outcome, ("val",), keep_checkpoints=self.config.keep == "all" and not pruned)
         run.metrics({"objective": self.value})
-        run.tags({"fusion_lab.state": "pruned" if pruned else "complete"})
         save_predictions(result.predictions, predictions_file(self.study, suggestion.number))
         if is_best and self.config.keep != "none":
             keep_best(folder / "best", outcome)
-        return scored
+        return scored, outcome
 
     def _fail(self, suggestion: Suggestion, run: Run, why: str) -> None:
-        run.tags({"fusion_lab.state": "failed", "failure": why})
+        run.tags({STATE: "failed", "failure": why})
         run.close("FAILED")
         suggestion.trial.set_user_attr(REASON, why)
         self.study.tell(suggestion, None, TrialState.FAIL)
@@ -208,6 +215,8 @@ class _Search:
         curves = {} if state == "pruned" else {"study/value": self.value}
         if best is not None and best.value is not None:
             curves["study/best"] = best.value
+        if self.baselines:
+            curves["study/best_baseline"] = self.baselines[0].value("val", headline_metric(self.baselines[0]))
         self.place.run.metrics(curves, step=number)
 
     def _best_so_far(self) -> str:

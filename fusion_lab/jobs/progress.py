@@ -66,7 +66,7 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
     >>> [duration(s) for s in (4.2, 75, 4000)]
-    ['4 s', '1 min 15 s', '1 h 07 min']
+    ['4 s', '1 min 15 s', '1 h 06 min']
     """
     whole = round(seconds)
     if whole < 60:

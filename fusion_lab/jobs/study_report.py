@@ -48,7 +48,7 @@ def report_study(
     ]
     best_file = study.folder / "best.yaml"
     best_file.write_text(dump_yaml(study.experiment_of(ranked[0]).resolved()))
-    _log_scores(place, ranked[0], trials[0], baselines)
+    _log_scores(place, ranked[0], trials[0])
     _log_pages(study, materials, trials, baselines, place)
     _describe(study, materials, trials[0], baselines, place, again)
     place.run.file(best_file)
@@ -61,7 +61,7 @@ def save_study_view(study: Study, place: Session) -> None:
     """The link that a person gets: trials and baselines sorted by score, with the settings that were searched."""
     monitor = study.base.training.monitor
     metric = "objective" if monitor == "loss" else f"val/{monitor}"
-    metrics = list(dict.fromkeys([metric, f"{metric}_ci_low", f"{metric}_ci_high", "val/ap", "val/f1"]))
+    metrics = [metric, f"{metric}_ci_low", f"{metric}_ci_high"]
     searched = sorted({name.split("@")[0] for name in study.space.names()})
     only = f"tags.`{STUDY}` = '{study.name}'"
     state = views.table(metrics, ["model.family", *searched], metric, search=only)
@@ -89,7 +89,7 @@ def _where(best_file: Path, place: Session, name: str) -> list[str]:
     ]
 
 
-def _log_scores(place: Session, best: FrozenTrial, winner: Scored, baselines: Sequence[Scored]) -> None:
+def _log_scores(place: Session, best: FrozenTrial, winner: Scored) -> None:
     for split, prefix in (("val", "val"), ("test", "selected/test")):
         for metric in ("auroc", "ap", "f1", "r2"):
             line = winner.line(split, metric)
@@ -97,8 +97,6 @@ def _log_scores(place: Session, best: FrozenTrial, winner: Scored, baselines: Se
                 values = {f"{prefix}/{metric}{suffix}": float(line[part]) for suffix, part in PARTS.items()}
                 place.run.metrics(values)
     place.run.metrics({"objective": _value(best), "best_trial": best.number})
-    for row in baselines:
-        place.run.metrics({f"baseline/{row.name}": row.value("val", headline_metric(row))})
 
 
 def _log_pages(
@@ -127,6 +125,7 @@ def _figures(study: Study, rows: Sequence[Scored]) -> StudyFigures:
         params=pd.DataFrame([t.params for t in ended]),
         scores=pd.DataFrame(scores),
         importance=pd.Series(study.importance(), dtype=float),
+        log=study.space.logarithmic(),
     )
 
 

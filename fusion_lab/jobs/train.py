@@ -14,7 +14,7 @@ from fusion_lab.jobs.session import Session, session
 from fusion_lab.jobs.tell import command_line, data_lines, run_lines
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 from fusion_lab.tracking.provenance import dataset_input, environment
-from fusion_lab.tracking.trial import Outcome, log_cross_validation
+from fusion_lab.tracking.trial import Outcome, log_cross_validation, log_figures
 from fusion_lab.training import CrossValidation, cross_validate
 
 SPLITS = ("val", "test")
@@ -31,9 +31,9 @@ def run(
     chosen = read_experiment(experiment, overrides, data)
     again = command_line("train", experiment=experiment, data=data, seed=seed, set=set)
     progress = Progress()
+    materials = Materials.load(chosen)
+    progress.line("\n".join(data_lines(chosen.name, materials)))
     with session(chosen.name, "train", f"train {chosen.name}", tracking_uri) as place:
-        materials = Materials.load(chosen)
-        progress.line("\n".join(data_lines(chosen.name, materials)))
         baselines = _baselines(chosen, materials, place, progress)
         result = _cross_validate(chosen, materials, place, progress)
         scored = Scored.of(chosen.name, "model", result.predictions, materials)
@@ -68,7 +68,7 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
     if checkpoint.exists():
         progress.line(f"continues from {checkpoint}")
     result = cross_validate(plan, progress.watch(chosen.name), checkpoint)
-    if not any(checkpoint.parent.iterdir()):
+    if checkpoint.parent.exists() and not any(checkpoint.parent.iterdir()):
         checkpoint.parent.rmdir()
     return result
 
@@ -76,7 +76,8 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
 def _log(chosen: Experiment, materials: Materials, place: Session, result: CrossValidation, scored: Scored) -> None:
     ids = materials.dataset.ids
     outcome = Outcome(result, materials.spec, scored.scores.table, scored.summary, chosen.resolved(), ids)
-    log_cross_validation(place.run, outcome, SPLITS, keep_checkpoints=True, interactive=True)
+    log_cross_validation(place.run, outcome, SPLITS, keep_checkpoints=True)
+    log_figures(place.run, outcome, interactive=True)
     if chosen.selected:
         place.run.tags({"fusion_lab.estimate": f"selected by {chosen.selected}: out-of-fold scores are optimistic"})
 

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def panels(weights: AttentionMap, label: np.ndarray | None = None) -> list[Panel
     return [panel for panel in chosen if panel.rows]
 
 
-def attention_dict(weights: AttentionMap, shown: Sequence[Panel]) -> dict[str, object]:
+def attention_dict(weights: AttentionMap, shown: Sequence[Panel]) -> dict[str, Any]:
     """The panels as plain values."""
     return {
         "name": weights.name,
@@ -49,6 +50,7 @@ def attention_dict(weights: AttentionMap, shown: Sequence[Panel]) -> dict[str, o
         "axes": [{"name": a.name, "labels": list(a.labels)} for a in weights.axes[-2:]],
         "averaged_axes": [a.name for a in weights.axes[:-2]],
         "rows": "validation rows, each in its own fold",
+        "folds": np.unique(weights.fold).tolist(),
         "panels": [
             {"name": p.name, "rows": p.rows, "mean": p.mean.tolist(), "std_over_folds": p.std.tolist()} for p in shown
         ],
@@ -92,7 +94,7 @@ def _marks_png(weights: AttentionMap, shown: Sequence[Panel], title: str) -> byt
     """A line per key and a mark per panel, largest key on top; a curve over the places where there are many."""
     labels = [style.shortened(str(name)) for name in weights.axes[-1].labels]
     many = len(labels) > MOST_BARS
-    edge, height = (0.8, 2.6) if many else (style.text_width(labels) + 0.2, 0.25 * len(labels) + 0.2)
+    edge, height = (0.8, 2.6) if many else (style.text_width(labels) + 0.25, 0.25 * len(labels) + 0.2)
     names = [f"{'●■▲◆▼●'[i]} {_heading(panel)}" for i, panel in enumerate(shown)]
     breadth = edge + 4.6 + style.text_width(names)
     figure = style.new_figure(breadth, height + 1.1, layout=None)

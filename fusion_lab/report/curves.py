@@ -23,11 +23,14 @@ LOSSES = {"train/loss": "training rows", "val/loss": "validation rows"}
 def fold_matrix(folds: Sequence[FoldResult], name: str) -> np.ndarray:
     """A curve of every fold, float ``[K, E]`` with E the most epochs of any fold.
 
-    A fold that stopped earlier carries the value of its restored epoch forward, as the objective of a search does, so
-    that the mean over folds is over all of them at each epoch. NaN where undefined, or where there is no such curve.
+    A fold that stopped earlier carries a validation value of its restored epoch forward, as the objective of a search
+    does, and the last value of other curves, so that the mean is over all folds at each epoch. NaN where undefined, or
+    where there is no such curve.
     """
     longest = max(len(f.history) for f in folds)
-    return np.stack([_carried([row.get(name, math.nan) for row in f.history], f.best_epoch, longest) for f in folds])
+    kept = [f.best_epoch if name.startswith("val/") else len(f.history) for f in folds]
+    curves = [[row.get(name, math.nan) for row in f.history] for f in folds]
+    return np.stack([_carried(curve, epoch, longest) for curve, epoch in zip(curves, kept, strict=True)])
 
 
 def mean_curves(folds: Sequence[FoldResult]) -> dict[str, np.ndarray]:
@@ -122,8 +125,8 @@ def curves_html(folds: Sequence[FoldResult], title: str = "") -> str:
     )
 
 
-def _carried(values: list[float], best_epoch: int, longest: int) -> np.ndarray:
-    kept = values[best_epoch - 1] if 0 < best_epoch <= len(values) else math.nan
+def _carried(values: list[float], epoch: int, longest: int) -> np.ndarray:
+    kept = values[epoch - 1] if 0 < epoch <= len(values) else math.nan
     return np.array(values + [kept] * (longest - len(values)), dtype=float)
 
 

@@ -72,7 +72,8 @@ def history_png(study: Study) -> bytes:
     axes.set_xlim(-0.7, max(3, study.trials["number"].max()) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.plain(axes, _history_title(study), "trial", f"validation {style.axis_name(study.metric)}")
-    axes.legend(fontsize=style.FONT - 1, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=6)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=style.FONT - 1, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=6)
     return style.png(figure)
 
 

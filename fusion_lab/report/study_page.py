@@ -50,7 +50,7 @@ def _history(study: Study) -> go.Figure:
     _baseline_shapes(figure, study)
     figure.update_xaxes(title="trial", range=[-0.7, max(3, study.trials["number"].max()) + 0.7])
     figure.update_yaxes(title=f"validation {style.axis_name(study.metric)}")
-    style.layout(figure, f"{study.name}: trials; dashed: best baselines, band: 95% interval of the best of them", 460)
+    style.layout(figure, f"{study.name}: trials", 460)
     return figure.update_layout(margin_r=250, legend={"orientation": "h", "y": -0.18})
 
 
@@ -58,6 +58,8 @@ def _baseline_shapes(figure: go.Figure, study: Study) -> None:
     shown = study.baselines
     if shown.empty:
         return
+    told = "dashed: best baselines; band: 95% interval of the best of them"
+    figure.add_annotation(text=told, x=0, y=1.08, xref="paper", yref="paper", showarrow=False, xanchor="left")
     green = style.OKABE_ITO[2]
     best = shown.iloc[0]
     if np.isfinite([best["ci_low"], best["ci_high"]]).all():

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, get_hinting_flag
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from plotly import graph_objects as go
 from plotly import io as plotly_io
 
@@ -46,8 +47,14 @@ def heading(figure: Figure, text: str) -> None:
 
 
 def text_width(labels: Iterable[str], size: float = FONT - 1) -> float:
-    """About the breadth, in inches, that the longest label needs."""
-    return 0.0083 * size * max(map(len, labels), default=0)
+    """The breadth, in inches, that the longest label needs."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(size, 100)
+    widths = []
+    for label in labels:
+        font.set_text(label, 0.0, flags=get_hinting_flag())
+        widths.append(font.get_width_height()[0] / 64 / 100)
+    return max(widths, default=0.0)
 
 
 def png(figure: Figure) -> bytes:

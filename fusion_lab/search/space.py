@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +79,10 @@ class Space:
         """Names of all searched settings, those of branches included."""
         return [hole.name for hole in _holes(self.nodes)]
 
+    def logarithmic(self) -> tuple[str, ...]:
+        """Names of the settings that are drawn on a logarithmic scale."""
+        return tuple(h.name for h in _holes(self.nodes) if getattr(h.distribution, "log", False))
+
     def is_conditional(self) -> bool:
         """Whether a choice opens settings of its own."""
         return any(branch for hole in _holes(self.nodes) for branch in hole.branches.values())
@@ -86,7 +92,7 @@ def parse_space(tree: Mapping[str, Any], source: str) -> Space:
     """A space from the ``space`` section of a file in ``hpo/``.
 
     Raises:
-        ConfigError: an unknown kind of distribution, a range that is none, or a setting that a search must not touch.
+        ConfigError: a distribution that is none, a setting that a search must not touch, or one that is given twice.
 
     >>> parse_space({"model": {"dropout": {"float": [0.0, 0.5]}}}, "hpo/x.yaml").names()
     ['model.dropout']
@@ -98,7 +104,11 @@ def parse_space(tree: Mapping[str, Any], source: str) -> Space:
                 raise ConfigError(
                     f"{source}: space.{node.path}: expected a setting that may differ between trials, found {fixed}"
                 )
-    return Space(nodes)
+    space = Space(nodes)
+    repeated = next((name for name, times in Counter(space.names()).items() if times > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"{source}: space.{repeated.partition('@')[0]}: expected one distribution, found several")
+    return space
 
 
 def check_space(space: Space, base: Mapping[str, Any], source: str, draws: int = 200) -> Experiment:
@@ -108,7 +118,7 @@ def check_space(space: Space, base: Mapping[str, Any], source: str, draws: int =
         The experiment of the first point.
 
     Raises:
-        ConfigError: a point that is no experiment, with the point's own fault.
+        ConfigError: a point that is no experiment, with the point's own fault; or a loss both searched and watched.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -117,6 +127,10 @@ def check_space(space: Space, base: Mapping[str, Any], source: str, draws: int =
         experiment = resolve(override(base, space.sample(study.ask())), f"{source}: space")
         first = first or experiment
     assert first is not None
+    losses = [node.path for node in _all(space.nodes) if f"{node.path}.".startswith("objective.")]
+    if losses and first.training.monitor == "loss":
+        expected = "expected the same loss for all trials, as training.monitor compares them by it"
+        raise ConfigError(f"{source}: space.{losses[0]}: {expected}, found it in the space")
     return first
 
 
@@ -142,8 +156,8 @@ def _hole(path: str, leaf: Mapping[str, Any], prefix: str, suffix: str, source: 
     values = leaf[kind]
     if kind == "choice":
         return _choice(path, values, prefix, suffix, source)
-    _check_range(kind, values, f"{source}: space.{path}")
-    options = {key: leaf[key] for key in ("log", "step") if key in leaf}
+    _check_range(kind, leaf, f"{source}: space.{path}")
+    options = {key: leaf[key] for key in ("log", "step") if leaf.get(key) is not None}
     make = FloatDistribution if kind == "float" else IntDistribution
     try:
         return Hole(f"{path}{suffix}", path, make(values[0], values[1], **options), {})
@@ -160,21 +174,31 @@ def _choice(path: str, values: Any, prefix: str, suffix: str, source: str) -> Ho
     branches = {}
     if isinstance(values, dict):
         for option, opened in values.items():
-            if not isinstance(opened or {}, Mapping):
+            opened = {} if opened is None else opened
+            if not isinstance(opened, Mapping):
                 raise ConfigError(
                     f"{source}: space.{path}.choice.{option}: expected settings of its own, found {opened!r}"
                 )
-            branches[option] = _parse(opened or {}, prefix, f"{suffix}@{option}", source)
+            branches[option] = _parse(opened, prefix, f"{suffix}@{option}", source)
     return Hole(f"{path}{suffix}", path, CategoricalDistribution(list(values)), branches)
 
 
-def _check_range(kind: str, values: Any, place: str) -> None:
-    numbers = (int,) if kind == "int" else (int, float)
+def _check_range(kind: str, leaf: Mapping[str, Any], place: str) -> None:
+    values, log, step = leaf[kind], leaf.get("log", False), leaf.get("step")
     is_pair = isinstance(values, list) and len(values) == 2
-    if not is_pair or not all(isinstance(v, numbers) and not isinstance(v, bool) for v in values):
+    if not is_pair or not all(_is_number(kind, value) for value in values):
         raise ConfigError(f"{place}.{kind}: expected [lowest, highest], found {values!r}")
     if values[0] > values[1]:
         raise ConfigError(f"{place}.{kind}: expected the lowest first, found {values!r}")
+    if not isinstance(log, bool):
+        raise ConfigError(f"{place}.log: expected true or false, found {log!r}")
+    if step is not None and (not _is_number(kind, step) or step <= 0):
+        raise ConfigError(f"{place}.step: expected a number above 0, found {step!r}")
+
+
+def _is_number(kind: str, value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole or (kind == "float" and isinstance(value, float) and math.isfinite(value))
 
 
 def _sample(nodes: Node, trial: optuna.trial.BaseTrial) -> Iterator[tuple[str, Any]]:

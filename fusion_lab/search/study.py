@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
@@ -21,10 +21,13 @@ from fusion_lab.blocks.randomness import key
 from fusion_lab.config import Config, load_yaml, validate
 from fusion_lab.contracts import ConfigError, UserError, content_hash
 from fusion_lab.experiment import Experiment, Materials, override, resolve
+from fusion_lab.search.journal import open_study
 from fusion_lab.search.space import Space, check_space, parse_space
 
-STREAM, RUN, REASON = "stream", "mlflow_run", "reason"
-"""Attributes of a trial: its stream of randomness, its run in MLflow, why it failed."""
+STREAM, RUN, REASON, AGAIN = "stream", "mlflow_run", "reason", "again"
+"""Attributes of a trial: its stream of randomness, its run in MLflow, why it failed, which trial it repeats."""
+INTERRUPTED = "interrupted"
+"""The reason of a trial that a kill ended: it counts for nothing, its configuration is asked again."""
 
 
 class SamplerConfig(Config):
@@ -99,23 +102,18 @@ class Study:
         self.name = f"{base.name}-{self._identity(materials)[:8]}"
         self.folder = folder / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(self.folder / "journal.log")))
-        self._study = optuna.create_study(
-            study_name=self.name,
-            storage=storage,
-            direction="maximize",
-            pruner=make_pruner(config.pruner, base.training.epochs),
-            load_if_exists=True,
-        )
+        pruner = make_pruner(config.pruner, base.training.epochs, source)
+        self._study = open_study(self.folder / "journal.log", self.name, pruner)
 
     def _identity(self, materials: Materials) -> str:
-        kept = self.config.model_dump(mode="json", include={"space", "sampler", "pruner"})
+        kept = self.config.model_dump(mode="json", include={"sampler", "pruner"})
+        space = json.dumps(self.config.space)  # in its order, by which settings are drawn
         base = {k: v for k, v in self.base.resolved().items() if k not in ("description", "selected")}
         base["data"] = materials.dataset.provenance.digest
-        return content_hash([kept, base, materials.folds.digest])
+        return content_hash([space, kept, base, materials.folds.digest])
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """Holds the study; a second process is refused. The lock goes with the process, however it ends."""
         with open(self.folder / "lock", "a+") as lock:
             try:
@@ -140,27 +138,36 @@ class Study:
 
     def requeue(self, trial: FrozenTrial) -> None:
         """Ends a trial as interrupted and lets the next :meth:`ask` give the same configuration and stream again."""
-        self._study._storage.set_trial_user_attr(trial._trial_id, REASON, "interrupted")  # noqa: SLF001
+        # Queued before it is ended, and only once: a second kill, in between, neither loses nor doubles it.
+        if trial.params and all(t.user_attrs.get(AGAIN) != trial.number for t in self.trials()):
+            attributes = {STREAM: trial.user_attrs[STREAM], AGAIN: trial.number}
+            self._study.enqueue_trial(trial.params, user_attrs=attributes)
+        optuna.Trial(self._study, trial._trial_id).set_user_attr(REASON, INTERRUPTED)  # noqa: SLF001
         self._study.tell(trial.number, state=TrialState.FAIL)
-        stream = trial.user_attrs.get(STREAM, trial.number)
-        if trial.params:
-            self._study.enqueue_trial(trial.params, user_attrs={STREAM: stream, "again": trial.number})
 
     def ask(self) -> Suggestion:
-        """The next configuration. What it is depends on the trials so far and on its number, not on the process."""
-        number = len(self.trials())
-        self._study.sampler = make_sampler(self.config.sampler, key(self.base.seed, "sampler", number), self.space)
+        """The next configuration. It depends on the trials before it, interrupted ones not counted, and not on the
+        process: a study that was killed and continued goes through the configurations of one that never was.
+
+        Raises:
+            ConfigError: the point drawn is no experiment; the trial has failed.
+        """
+        place = sum(t.user_attrs.get(REASON) != INTERRUPTED for t in self.trials())
+        self._study.sampler = make_sampler(self.config.sampler, key(self.base.seed, "sampler", place), self.space)
         trial = self._study.ask()
-        stream = trial.user_attrs.get(STREAM, trial.number)
-        trial.set_user_attr(STREAM, stream)
-        settings = override(self.base.resolved(), self.space.sample(trial))
+        trial.set_user_attr(STREAM, trial.user_attrs.get(STREAM, place))
+        try:
+            experiment = self._experiment(self.space.sample(trial), trial.user_attrs[STREAM], trial.number)
+        except ConfigError as error:
+            trial.set_user_attr(REASON, str(error))
+            self._study.tell(trial, state=TrialState.FAIL)
+            raise
+        return Suggestion(trial, experiment, trial.number, trial.user_attrs.get(AGAIN))
+
+    def _experiment(self, drawn: Mapping[str, Any], stream: int, number: int) -> Experiment:
+        settings = override(self.base.resolved(), drawn)
         settings |= {"trial": stream, "selected": self.name}
-        return Suggestion(
-            trial,
-            resolve(settings, f"{self.source}: trial {trial.number}"),
-            trial.number,
-            trial.user_attrs.get("again"),
-        )
+        return resolve(settings, f"{self.source}: trial {number}")
 
     def tell(self, suggestion: Suggestion, value: float | None, state: TrialState = TrialState.COMPLETE) -> None:
         """Ends a trial."""
@@ -173,7 +180,7 @@ class Study:
     def ended(self) -> list[FrozenTrial]:
         """Trials that count towards the budget: complete, pruned, or failed for a reason of their own."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return [t for t in self.trials() if t.state in states and t.user_attrs.get(REASON) != "interrupted"]
+        return [t for t in self.trials() if t.state in states and t.user_attrs.get(REASON) != INTERRUPTED]
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the highest value; the first of equals."""
@@ -183,9 +190,7 @@ class Study:
     def experiment_of(self, trial: FrozenTrial) -> Experiment:
         """The complete configuration of a finished trial."""
         sampled = self.space.sample(optuna.trial.FixedTrial(trial.params))
-        settings = override(self.base.resolved(), sampled)
-        settings |= {"trial": trial.user_attrs[STREAM], "selected": self.name}
-        return resolve(settings, f"{self.source}: trial {trial.number}")
+        return self._experiment(sampled, trial.user_attrs[STREAM], trial.number)
 
     def importance(self) -> dict[str, float]:
         """Share of each searched setting in the spread of values (PED-ANOVA, Watanabe et al., 2023); empty below 4
@@ -203,19 +208,22 @@ def make_sampler(config: SamplerConfig, seed: int, space: Space) -> optuna.sampl
     positive = seed & 0x7FFFFFFF
     if config.name == "random":
         return optuna.samplers.RandomSampler(seed=positive)
-    return optuna.samplers.TPESampler(
-        seed=positive, n_startup_trials=config.startup_trials, multivariate=True, group=space.is_conditional()
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group, which a conditional space needs
+        return optuna.samplers.TPESampler(
+            seed=positive, n_startup_trials=config.startup_trials, multivariate=True, group=space.is_conditional()
+        )
 
 
-def make_pruner(config: PrunerConfig, epochs: int) -> optuna.pruners.BasePruner:
-    """A pruner that compares trials at the same epoch."""
+def make_pruner(config: PrunerConfig, epochs: int, source: str) -> optuna.pruners.BasePruner:
+    """A pruner that compares trials at the same epoch; ``source`` names the file in errors."""
     if config.name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=config.startup_trials, n_warmup_steps=config.warmup_epochs)
     if config.name == "hyperband":
         least = max(1, config.warmup_epochs)
         if least > epochs:
-            raise ConfigError(f"pruner.warmup_epochs: expected at most training.epochs ({epochs}), found {least}")
+            expected = f"expected at most training.epochs ({epochs})"
+            raise ConfigError(f"{source}: pruner.warmup_epochs: {expected}, found {least}")
         return optuna.pruners.HyperbandPruner(least, epochs, config.reduction_factor)
     return optuna.pruners.NopPruner()
 

@@ -2,6 +2,7 @@
 
 import os
 
-# MLflow reads both when it is imported: no usage reports leave the machine, and nothing is printed at the end of a run.
+# MLflow reads them when it is imported: no usage reports leave the machine, and it prints nothing of its own.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -85,23 +85,20 @@ def result_table(scores: Scores, baseline: Scores | None, split: str) -> str:
     """A line per task and metric: mean over folds, deviation, 95% interval, and the baseline's beside it."""
     heads = ["task", "metric", _cell(scores.name), *([f"baseline {_cell(baseline.name)}"] if baseline else [])]
     lines = [heads, ["---"] * len(heads)]
-    for line in _of(scores.summary, split).to_dict(orient="records"):
+    others = {} if baseline is None else {(o["task"], o["metric"]): o for o in _of(baseline.summary, split)}
+    for line in _of(scores.summary, split):
         task = _cell(line["task"]) if line["task"] else "mean over tasks"
-        beside = [_at(_of(baseline.summary, split), line["task"], line["metric"])] if baseline else []
+        other = others.get((line["task"], line["metric"]))
+        beside = [] if baseline is None else ["–" if other is None else f"{_mean(other)} {_interval(other)}"]
         lines.append([task, NAMES[line["metric"]], f"**{_mean(line)}** {_interval(line)}", *beside])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _of(summary: pd.DataFrame, split: str) -> pd.DataFrame:
+def _of(summary: pd.DataFrame, split: str) -> list[dict[str, Any]]:
     """The lines that a description shows: the mean over tasks first."""
-    shown = summary[(summary["split"] == split) & summary["metric"].isin(list(NAMES))]
-    order = shown["task"].ne("").astype(int)
-    return shown.iloc[np.argsort(order.to_numpy(), kind="stable")]
-
-
-def _at(summary: pd.DataFrame, task: str, metric: str) -> str:
-    found = summary[(summary["task"] == task) & (summary["metric"] == metric)].to_dict(orient="records")
-    return f"{_mean(found[0])} {_interval(found[0])}" if found else "–"
+    lines = summary.to_dict(orient="records")
+    shown = [line for line in lines if line["split"] == split and line["metric"] in NAMES]
+    return sorted(shown, key=lambda line: line["task"] != "")
 
 
 def _mean(line: dict[str, Any]) -> str:
@@ -120,12 +117,10 @@ def _interval(line: dict[str, Any]) -> str:
 def _undefined(scores: Scores | None, split: str) -> list[str]:
     if scores is None or "undefined" not in scores.summary:
         return []
-    summary = scores.summary
-    missing = summary[(summary["split"] == split) & (summary["undefined"] > 0) & (summary["task"] != "")]
-    missing = missing[missing["metric"].isin(list(NAMES))]
+    missing = [line for line in _of(scores.summary, split) if line["task"] and line["undefined"]]
     return [
-        f"{NAMES[metric]} of {_cell(task)} is undefined in {folds} folds, so there is no mean over folds."
-        for metric, task, folds in zip(missing["metric"], missing["task"], missing["undefined"], strict=True)
+        f"{NAMES[line['metric']]} of {_cell(line['task'])} is undefined in {line['undefined']} folds: no mean is shown."
+        for line in missing
     ]
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ _PACKAGE = Path(fusion_lab.__file__).resolve().parent
 _NAME_LENGTH, _VALUE_LENGTH = 500, 60_000
 
 
-def environment() -> dict[str, object]:
+def environment() -> dict[str, Any]:
     """Python, packages, machine, device and commit, as plain values.
 
     >>> sorted(environment())

@@ -13,9 +13,15 @@ from fusion_lab.tracking.store import Store
 CLOSED = "fusion_lab.closed"
 """Tag of a run that was closed by the sweep, saying why."""
 
+STATE = "fusion_lab.state"
+"""Tag of a trial whose numbers are all in the store: ``complete``, ``pruned`` or ``failed``."""
+ENDS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+
 
 def close_stale_runs(store: Store, experiment_ids: Sequence[str]) -> list[str]:
-    """Ends, as KILLED, the RUNNING runs whose process of this host no longer exists; returns their ids.
+    """Ends the RUNNING runs whose process of this host no longer exists; returns their ids.
+
+    They are KILLED, but for trials that had all but their figures: those are FINISHED.
 
     Runs of other hosts, of living processes, and such as carry no owner are left alone.
     """
@@ -27,7 +33,7 @@ def close_stale_runs(store: Store, experiment_ids: Sequence[str]) -> list[str]:
                 host, pid, _ = tag.split(" ")
                 why = f"process {pid} on {host} ended without closing the run; closed at the next start"
                 store.client.set_tag(run.info.run_id, CLOSED, why)
-                store.client.set_terminated(run.info.run_id, "KILLED")
+                store.client.set_terminated(run.info.run_id, ENDS.get(run.data.tags.get(STATE, ""), "KILLED"))
                 closed.append(run.info.run_id)
     return closed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from safetensors.torch import save as safetensors_bytes
 
 from fusion_lab.config import dump_yaml, flatten
 from fusion_lab.contracts import AttentionMap, Predictions, Spec
-from fusion_lab.report.attention import attention_dict, attention_html, attention_png, panels
-from fusion_lab.report.curves import curves_dict, curves_html, curves_png, mean_curves, metric_of, task_of
+from fusion_lab.report.attention import Panel, attention_dict, attention_html, panels
+from fusion_lab.report.curves import curves_dict, curves_html, mean_curves, metric_of, task_of
+from fusion_lab.report.drawing import Draw, draw_here
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import prediction_bytes
 from fusion_lab.tracking.runs import Run, json_bytes
@@ -45,12 +47,11 @@ def log_cross_validation(
     outcome: Outcome,
     splits: Sequence[str] = ("val",),
     keep_checkpoints: bool = False,
-    interactive: bool = False,
 ) -> None:
-    """Gives the run all of it; returns before it is written.
+    """Gives the run all of it but figures; returns before it is written.
 
     Only the scores of ``splits`` are shown, so that whoever selects among runs does not select on test rows; the file
-    of predictions holds both splits. ``interactive`` adds pages with their script inside, about 5 MB each.
+    of predictions holds both splits.
     """
     result = outcome.result
     tasks = safe_parts(task.name for task in outcome.spec.tasks)
@@ -63,11 +64,32 @@ def log_cross_validation(
     if result.notes:
         run.tags({"notes": " ".join(result.notes)})
     _log_files(run, outcome, splits)
-    _log_curves(run, result.folds, interactive)
-    _log_maps(run, outcome, interactive)
+    run.bytes("curves.json", lambda: json_bytes(curves_dict(result.folds)))
+    for path, weights, shown, _ in _maps(outcome):
+        run.json(f"{path}.json", attention_dict(weights, shown))
     if keep_checkpoints:
         for fold in result.folds:
             _log_checkpoint(run, fold)
+
+
+def log_figures(run: Run, outcome: Outcome, draw: Draw = draw_here, interactive: bool = False) -> None:
+    """Gives the run curves and maps as pictures; returns before they are drawn, in the writer's thread, by ``draw``.
+
+    ``interactive`` adds pages with their script inside, about 5 MB each.
+    """
+    curves, folds = curves_dict(outcome.result.folds), outcome.result.folds
+    run.bytes("curves.png", lambda: draw("curves", curves))
+    if interactive:
+        run.bytes("curves.html", lambda: curves_html(folds).encode())
+    for path, weights, shown, by in _maps(outcome):
+        payload = {**attention_dict(weights, shown), "by": by}
+        run.bytes(f"{path}.png", partial(draw, "attention", payload))
+        if interactive:
+            run.bytes(f"{path}.html", partial(_page, weights, shown, by))
+
+
+def _page(weights: AttentionMap, shown: list[Panel], by: str) -> bytes:
+    return attention_html(weights, shown, by).encode()
 
 
 def fold_metrics(scores: pd.DataFrame, splits: Sequence[str], tasks: Mapping[str, str]) -> dict[str, float]:
@@ -142,27 +164,14 @@ def _log_files(run: Run, outcome: Outcome, splits: Sequence[str]) -> None:
     run.bytes("predictions.parquet", lambda: prediction_bytes(predictions, outcome.spec, outcome.ids))
 
 
-def _log_curves(run: Run, folds: Sequence[FoldResult], interactive: bool) -> None:
-    run.bytes("curves.png", lambda: curves_png(folds))
-    run.bytes("curves.json", lambda: json_bytes(curves_dict(folds)))
-    if interactive:
-        run.bytes("curves.html", lambda: curves_html(folds).encode())
-
-
-def _log_maps(run: Run, outcome: Outcome, interactive: bool) -> None:
+def _maps(outcome: Outcome) -> Iterator[tuple[str, AttentionMap, list[Panel], str]]:
+    """Of each map that has rows: its path, the map, its panels, and the task by whose classes they are split."""
     names = safe_parts(m.name for m in outcome.result.maps)
     for weights in outcome.result.maps:
         if len(weights.row):
-            _log_map(run, f"attention/{names[weights.name]}", weights, outcome, interactive)
-
-
-def _log_map(run: Run, path: str, weights: AttentionMap, outcome: Outcome, interactive: bool) -> None:
-    label = row_labels(weights, outcome.result.predictions.of("val"), outcome.spec)
-    shown, by = panels(weights, label), "" if label is None else outcome.spec.tasks[0].name
-    run.bytes(f"{path}.png", lambda: attention_png(weights, shown, by))
-    run.bytes(f"{path}.json", lambda: json_bytes(attention_dict(weights, shown)))
-    if interactive:
-        run.bytes(f"{path}.html", lambda: attention_html(weights, shown, by).encode())
+            label = row_labels(weights, outcome.result.predictions.of("val"), outcome.spec)
+            by = "" if label is None else outcome.spec.tasks[0].name
+            yield f"attention/{names[weights.name]}", weights, panels(weights, label), by
 
 
 def _log_checkpoint(run: Run, fold: FoldResult) -> None:

@@ -11,6 +11,7 @@ import json
 import time
 import zlib
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from fusion_lab.tracking.errors import StoreError, told
@@ -18,6 +19,8 @@ from fusion_lab.tracking.names import safe_part
 from fusion_lab.tracking.store import Store
 
 TAG = "mlflow.sharedViewState."
+COLUMN_WIDTH = 96
+"""Pixels: enough for four digits of a score."""
 LONGEST_STATE = 20_000
 """Characters of an experiment's tag, as MLflow limits them."""
 
@@ -52,7 +55,7 @@ def table(
     order_by: str,
     ascending: bool = False,
     search: str = "",
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The state of a run table: these columns in this order, sorted by the metric ``order_by``.
 
     ``search`` is a filter in MLflow's language; with one, or when sorted by a metric, runs stand in a flat list.
@@ -69,7 +72,7 @@ def table(
         "modelVersionFilter": "All Runs",
         "selectedColumns": wanted,
         "columnOrder": wanted,
-        "columnWidths": {},
+        "columnWidths": dict.fromkeys(wanted, COLUMN_WIDTH),
         "runsHiddenMode": "FIRST_20_RUNS",
         "groupBy": None,
         "runsPinned": [],

@@ -11,7 +11,7 @@ from fusion_lab.contracts import Batch
 
 
 class AugmentationConfig(Config):
-    """``modality_dropout`` is the chance that a present modality is hidden from a row; the last one left always stays."""
+    """``modality_dropout``: chance that a present modality is hidden from a row; the last one left always stays."""
 
     modality_dropout: float = Field(0.0, ge=0.0, lt=1.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,30 +13,31 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_lab.blocks.randomness import generator
-from fusion_lab.contracts import AttentionMap, Batch, DataError, Predictions
-from fusion_lab.data.scaling import Scaler
+from fusion_lab.contracts import Batch, Task
 from fusion_lab.training.augmentation import drop_modalities
-from fusion_lab.training.monitor import is_undefined, mean_over_folds, probabilities, watched
+from fusion_lab.training.batches import Padded, counted, draw, gather, padded
+from fusion_lab.training.monitor import flat_steps, mean_over_folds, probabilities, undefined_folds, watched
 from fusion_lab.training.optimiser import learning_rate
 from fusion_lab.training.plan import Plan
+from fusion_lab.training.predict import joined, predict
 from fusion_lab.training.results import CrossValidation, FoldResult
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.state import State
 
 
-class Diverged(ArithmeticError):
+class Diverged(ArithmeticError):  # noqa: N818 - it says what happened
     """A loss that is no number any more."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the world is told after every epoch. ``value`` is the objective so far: a fold counts with its best epoch yet."""
+    """What the world is told after every epoch. ``value``: the objective so far, each fold with its best epoch yet."""
 
     epoch: int
     epochs: int
     value: float
     fold_scores: tuple[float, ...]  # the watched value of each fold's best epoch yet
-    running: tuple[int, ...]
+    running: tuple[int, ...]  # folds that have another epoch before them
     seconds: float
 
 
@@ -58,11 +59,12 @@ def cross_validate(plan: Plan, on_eval: OnEval | None = None, checkpoint: Path |
     Args:
         plan: the built configuration.
         on_eval: called after every epoch.
-        checkpoint: where the state is saved after every epoch, and taken up from if it is there already: what comes out is
-            what would have come out without the interruption. Removed at the end.
+        checkpoint: where the state is saved after every epoch, and taken up from if it is there already: what comes out
+            is what would have come out without the interruption. Removed at the end.
 
     Raises:
-        DataError: the watched score is undefined in a fold and the configuration says ``undefined: refuse``.
+        DataError: validation rows that leave the watched score without a value, or a checkpoint of something else.
+        Diverged: a loss that is no number any more.
     """
     return _CrossValidation(plan, checkpoint).run(on_eval or (lambda evaluation: CONTINUE))
 
@@ -74,15 +76,11 @@ class _CrossValidation:
         self.model = plan.initial_weights(0).to(plan.device)
         self.stack = Stack(self.model, plan.objective, plan.training.mode)
         everything = plan.dataset.gather(torch.arange(len(plan.dataset)))
-        self.class_weights = {
-            task: weights.to(plan.device, plan.dtype)
-            for task, weights in plan.objective.class_weights(
-                everything.targets, everything.known, plan.folds.train
-            ).items()
-        }
-        self.undefined = self._undefined(everything)
-        self.val_rows = _padded(plan.folds.val)
-        self.val = self._rows(*self.val_rows, plan.scaler)
+        self.undefined = undefined_folds(self.spec, plan.training, plan.folds, everything)
+        of_task = plan.objective.class_weights(everything.targets, everything.known, plan.folds.train)
+        self.class_weights = {task: weights.to(plan.device, plan.dtype) for task, weights in of_task.items()}
+        self.val_rows = padded(plan.folds.val)
+        self.val = gather(plan, self.val_rows, plan.scaler)
         self.state = self._state()
         self._select(self.state.alive)
 
@@ -97,7 +95,7 @@ class _CrossValidation:
                 self._select(state.alive)
             if self.checkpoint is not None and state.alive:
                 state.save(self.checkpoint, self.plan.fingerprint)
-        result = self._result(time.perf_counter() - start)
+        result = self._result(start)
         if self.checkpoint is not None:
             self.checkpoint.unlink(missing_ok=True)
         return result
@@ -112,27 +110,6 @@ class _CrossValidation:
         row = self.stack.layout.join(dict(self.model.named_parameters()))
         return row.expand(len(self.plan.folds), -1).clone()
 
-    def _undefined(self, everything: Batch) -> list[bool]:
-        """Whether each fold's validation rows leave the watched score undefined."""
-        folds, refuse = self.plan.folds, self.plan.training.undefined == "refuse"
-        undefined = []
-        for k, rows in enumerate(folds.val):
-            missing = [
-                t.name
-                for t in self.spec.tasks
-                if is_undefined(t, everything.targets[t.name].numpy()[rows], everything.known[t.name].numpy()[rows])
-            ]
-            if missing and refuse:
-                raise DataError(
-                    f"{folds.names[k]}: expected every class of {missing[0]} among the validation rows, found fewer"
-                )
-            undefined.append(bool(missing))
-        return undefined
-
-    def _rows(self, rows: np.ndarray, real: np.ndarray, scaler: Scaler) -> Batch:
-        batch = self.plan.batch(rows, scaler)
-        return batch._replace(weight=batch.weight * torch.as_tensor(real).to(batch.weight))
-
     def _select(self, alive: list[int]) -> None:
         """Everything per fold, of the running folds alone."""
         everyone = len(alive) == len(self.plan.folds)
@@ -145,52 +122,36 @@ class _CrossValidation:
         plan, state = self.plan, self.state
         lr = learning_rate(plan.optimiser, state.epoch, plan.training.epochs)
         total, count = torch.zeros(len(state.alive)), torch.zeros(len(state.alive))
-        for step, (rows, real) in enumerate(self._draw()):
-            place = state.epoch * 1_000_000 + step
-            batch = self._rows(rows, real, self.alive_scaler)
-            draws = [generator(plan.seed, plan.trial, "augment", k, place) for k in state.alive]
-            batch = drop_modalities(batch, plan.augmentation.modality_dropout, draws)
-            keys = torch.tensor(
-                [plan.key("dropout", k, place) for k in state.alive], dtype=torch.int32, device=plan.device
-            )
-            active = real.any(axis=1)
-            losses, gradients = self.stack.gradients(state.weights, batch, keys, self.alive_weights, active.tolist())
-            state.optimiser.step(gradients, active.tolist(), lr)
-            weight = torch.from_numpy(real.sum(axis=1)).float()
+        for step, rows in enumerate(draw(plan, state.alive, state.epoch)):
+            batch, keys = self._step_input(rows, state.epoch * 1_000_000 + step)
+            active = [bool(fold.any()) for fold in rows[1]]
+            losses, gradients = self.stack.gradients(state.weights, batch, keys, self.alive_weights, active)
+            state.optimiser.step(gradients, active, lr)
+            weight = torch.from_numpy(rows[1].sum(axis=1)).float()
             total += losses.detach().float().cpu() * weight
             count += weight
         state.epoch += 1
-        for place, k in enumerate(state.alive):
-            if not torch.isfinite(total[place]):
-                raise Diverged(
-                    f"{plan.folds.names[k]}: the training loss of epoch {state.epoch} is {float(total[place])}"
-                )
+        self._check_finite("training", total)
         return total / count
 
-    def _draw(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows ``[A,B]`` of every step of the epoch and which of them are real; a fold with fewer rows repeats one that is not."""
-        plan, size = self.plan, self.plan.training.batch_size
-        orders = []
-        for k in self.state.alive:
-            draw = generator(plan.seed, plan.trial, "order", k, self.state.epoch)
-            orders.append(draw.permutation(np.flatnonzero(plan.folds.train[k])))
-        steps = max(-(-len(order) // size) for order in orders)
-        rows = np.stack([np.concatenate([o, np.full(steps * size - len(o), o[0])]) for o in orders])
-        real = np.stack([np.arange(steps * size) < len(o) for o in orders])
-        for step in range(steps):
-            part = slice(step * size, (step + 1) * size)
-            yield rows[:, part], real[:, part]
+    def _step_input(self, rows: Padded, place: int) -> tuple[Batch, Tensor]:
+        """Augmented rows ``[A,B]`` and the key of each fold's dropout, by the fold's name and its place in training."""
+        plan = self.plan
+        names = [plan.folds.names[k] for k in self.state.alive]
+        draws = [generator(plan.seed, plan.trial, "augment", name, place) for name in names]
+        batch = gather(plan, rows, self.alive_scaler)
+        batch = drop_modalities(batch, plan.augmentation.modality_dropout, draws)
+        keys = [plan.key("dropout", name, place) for name in names]
+        return batch, torch.tensor(keys, dtype=torch.int32, device=plan.device)
 
     def _validate(self, train_losses: Tensor) -> None:
         """Scores of every running fold on its validation rows; keeps weights and scores of a new best epoch."""
         state, plan = self.state, self.plan
         output = self.stack.answers(state.weights, self.alive_val)
         losses = self.stack.losses(output, self.alive_val, self.alive_weights).double().cpu()
+        self._check_finite("validation", losses)
         scores = probabilities(output.heads, self.spec)
-        curves = {
-            f"val/{t.name}/{watched(t, plan.training.monitor)[0]}": self._task_scores(t, scores)
-            for t in self.spec.tasks
-        }
+        curves = {self._curve(t): self._scores(t, scores[t.name], self.alive_val) for t in self.spec.tasks}
         means = torch.stack(list(curves.values())).mean(0)
         lr = learning_rate(plan.optimiser, state.epoch - 1, plan.training.epochs)
         for place, k in enumerate(state.alive):
@@ -198,47 +159,48 @@ class _CrossValidation:
             row |= {"val/loss": float(losses[place]), **{n: float(c[place]) for n, c in curves.items()}}
             state.histories[k].append(row)
             by_loss = self.undefined[k] or plan.training.monitor == "loss"
-            value = -float(losses[place]) if by_loss else float(means[place])
-            if value > state.watched[k]:
-                state.watched[k], state.best_epoch[k] = value, state.epoch
-                state.best_weights[k] = state.weights[place]
-                for task, best in state.best_scores.items():
-                    best[k] = scores[task][place]
-            elif state.epoch - state.best_epoch[k] >= plan.training.patience:
-                state.endings[k] = "patience"
+            self._keep_better(place, -float(losses[place]) if by_loss else float(means[place]), scores)
 
-    def _task_scores(self, task, scores: dict[str, Tensor]) -> Tensor:
-        known = self.alive_val.known[task.name] & (self.alive_val.weight > 0).reshape(
-            self.alive_val.weight.shape + (1,) * (self.alive_val.known[task.name].ndim - 2)
-        )
-        _, score = watched(task, self.plan.training.monitor)
-        values = score(task, *_flat_steps(task, scores[task.name], self.alive_val.targets[task.name], known))
-        return values.double().cpu()
+    def _keep_better(self, place: int, value: float, scores: dict[str, Tensor]) -> None:
+        """Keeps a running fold's weights and scores if ``value`` is its best yet, or ends it once patience is over."""
+        state, k = self.state, self.state.alive[place]
+        if value > state.watched[k]:
+            state.watched[k], state.best_epoch[k] = value, state.epoch
+            state.best_weights[k] = state.weights[place]
+            for task, best in state.best_scores.items():
+                best[k] = scores[task][place]
+        elif state.epoch - state.best_epoch[k] >= self.plan.training.patience:
+            state.endings[k] = "patience"
+
+    def _check_finite(self, what: str, losses: Tensor) -> None:
+        for loss, k in zip(losses.tolist(), self.state.alive, strict=True):
+            if not np.isfinite(loss):
+                name = self.plan.folds.names[k]
+                raise Diverged(f"{name}: the {what} loss of epoch {self.state.epoch} is {loss}")
+
+    def _curve(self, task: Task) -> str:
+        return f"val/{task.name}/{watched(task, self.plan.training.monitor)[0]}"
+
+    def _scores(self, task: Task, scores: Tensor, batch: Batch) -> Tensor:
+        """The watched score of each fold, float64 ``[K]``."""
+        score = watched(task, self.plan.training.monitor)[1]
+        return score(task, *flat_steps(task, scores, batch.targets[task.name], counted(batch, task))).double().cpu()
 
     def _evaluation(self, seconds: float) -> Evaluation:
-        state, plan = self.state, self.plan
-        if plan.training.monitor == "loss":
-            value = -float(
-                np.mean(
-                    [
-                        h[e - 1]["val/loss"] if e else np.nan
-                        for h, e in zip(state.histories, state.best_epoch, strict=True)
-                    ]
-                )
-            )
-        else:
-            value = float(np.mean([self._task_value(task) for task in self.spec.tasks]))
-        running = tuple(k for k in state.alive if state.endings[k] is None)
-        return Evaluation(state.epoch, plan.training.epochs, value, tuple(state.watched), running, seconds)
+        state, epochs = self.state, self.plan.training.epochs
+        running = [k for k in state.alive if state.endings[k] is None and state.epoch < epochs]
+        return Evaluation(state.epoch, epochs, self._value(), tuple(state.watched), tuple(running), seconds)
 
-    def _task_value(self, task) -> float:
-        known = self.val.known[task.name] & (self.val.weight > 0).reshape(
-            self.val.weight.shape + (1,) * (self.val.known[task.name].ndim - 2)
-        )
-        _, score = watched(task, self.plan.training.monitor)
-        return mean_over_folds(
-            task, score, *_flat_steps(task, self.state.best_scores[task.name], self.val.targets[task.name], known)
-        )
+    def _value(self) -> float:
+        """The objective so far, over all folds."""
+        if self.plan.training.monitor == "loss":
+            return float(np.mean(self.state.watched))
+        return float(np.mean([self._task_value(task) for task in self.spec.tasks]))
+
+    def _task_value(self, task: Task) -> float:
+        score = watched(task, self.plan.training.monitor)[1]
+        rows = self.state.best_scores[task.name], self.val.targets[task.name], counted(self.val, task)
+        return mean_over_folds(task, score, *flat_steps(task, *rows))
 
     def _end(self, decision: Decision) -> None:
         state = self.state
@@ -248,77 +210,39 @@ class _CrossValidation:
             elif state.endings[k] is None and state.epoch >= self.plan.training.epochs:
                 state.endings[k] = "epochs"
 
-    def _result(self, seconds: float) -> CrossValidation:
-        state, plan = self.state, self.plan
-        val, maps = self._predict("val", self.val_rows, self.val)
-        test_rows = _padded(plan.folds.test)
-        test, _ = self._predict("test", test_rows, self._rows(*test_rows, plan.scaler))
-        folds = tuple(
-            FoldResult(
-                fold=k,
-                name=plan.folds.names[k],
-                best_epoch=state.best_epoch[k],
-                epochs=len(state.histories[k]),
-                ending=state.endings[k] or "epochs",
-                history=tuple(state.histories[k]),
-                weights={n: w.cpu().clone() for n, w in self.stack.layout.split(state.best_weights[k]).items()},
-            )
-            for k in range(len(plan.folds))
+    def _result(self, start: float) -> CrossValidation:
+        plan, best = self.plan, self.state.best_weights
+        val, maps = predict(self.stack, self.spec, best, "val", self.val_rows, self.val)
+        rows = padded(plan.folds.test)
+        test, _ = predict(self.stack, self.spec, best, "test", rows, gather(plan, rows, plan.scaler))
+        return CrossValidation(
+            folds=tuple(self._fold(k) for k in range(len(plan.folds))),
+            predictions=joined(val, test),
+            maps=maps,
+            parameters=self.model.count_parameters(),
+            seconds=time.perf_counter() - start,
+            notes=self._notes(),
         )
-        return CrossValidation(folds, _joined(val, test), maps, self.model.count_parameters(), seconds, self._notes())
+
+    def _fold(self, k: int) -> FoldResult:
+        state = self.state
+        weights = self.stack.layout.split(state.best_weights[k])
+        return FoldResult(
+            fold=k,
+            name=self.plan.folds.names[k],
+            best_epoch=state.best_epoch[k],
+            epochs=len(state.histories[k]),
+            ending=state.endings[k] or "epochs",
+            history=tuple(state.histories[k]),
+            weights={name: leaf.cpu().clone() for name, leaf in weights.items()},
+        )
 
     def _notes(self) -> tuple[str, ...]:
-        names = [self.plan.folds.names[k] for k, undefined in enumerate(self.undefined) if undefined]
-        if not names or self.plan.training.monitor == "loss":
+        names = [name for name, undefined in zip(self.plan.folds.names, self.undefined, strict=True) if undefined]
+        if not names:
             return ()
         monitor = self.plan.training.monitor
         return (
-            f"{', '.join(names)}: validation rows of one class, {monitor} undefined; stopped by the validation loss, and the mean over folds is the pooled {monitor}",
+            f"{', '.join(names)}: {monitor} is undefined on the validation rows; stopped by the validation loss, and "
+            f"the mean over folds is the {monitor} of all folds' validation rows together",
         )
-
-    def _predict(
-        self, split: str, padded: tuple[np.ndarray, np.ndarray], batch: Batch
-    ) -> tuple[Predictions, tuple[AttentionMap, ...]]:
-        rows, real = padded
-        output = self.stack.answers(self.state.best_weights, batch)
-        scores = probabilities(output.heads, self.spec)
-        fold = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)[real]
-        real_rows = torch.from_numpy(real)
-
-        def flat(leaves: dict[str, Tensor]) -> dict[str, np.ndarray]:
-            return {name: leaf.cpu()[real_rows].numpy() for name, leaf in leaves.items()}
-
-        predictions = Predictions(
-            fold, np.full(len(fold), split), rows[real], flat(batch.targets), flat(batch.known), flat(scores)
-        )
-        maps = tuple(
-            AttentionMap(name, self.model.maps[name].kind, self.model.maps[name].axes, fold, rows[real], values)
-            for name, values in flat(output.maps).items()
-        )
-        return predictions, maps
-
-
-def _padded(members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows ``[K,R]`` of a bool ``[K,rows]`` array, repeated to one length, and which of them are real."""
-    rows = [np.flatnonzero(member) for member in members]
-    longest = max(map(len, rows))
-    padded = np.stack([np.concatenate([r, np.full(longest - len(r), r[0])]) for r in rows])
-    return padded, np.stack([np.arange(longest) < len(r) for r in rows])
-
-
-def _flat_steps(task, score: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A per-step task's rows and steps as rows."""
-    if not task.per_step:
-        return score, target, known
-    folds = len(target)
-    return score.reshape(folds, -1, *score.shape[target.ndim :]), target.reshape(folds, -1), known.reshape(folds, -1)
-
-
-def _joined(a: Predictions, b: Predictions) -> Predictions:
-    def both(name: str):
-        x, y = getattr(a, name), getattr(b, name)
-        if isinstance(x, dict):
-            return {key: np.concatenate([x[key], y[key]]) for key in x}
-        return np.concatenate([x, y])
-
-    return Predictions(*(both(name) for name in ("fold", "split", "row", "target", "known", "score")))

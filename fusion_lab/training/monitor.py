@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_lab.contracts import Spec, Task
-from fusion_lab.evaluation.metrics import measure, rank_auroc
+from fusion_lab.contracts import Batch, DataError, Folds, Spec, Task
+from fusion_lab.evaluation.metrics import measure, rank_auroc, why_undefined
+from fusion_lab.training.plan import TrainingConfig
 
 Score = Callable[[Task, Tensor, Tensor, Tensor], Tensor]
 
@@ -30,7 +31,9 @@ def probabilities(heads: dict[str, Tensor], spec: Spec) -> dict[str, Tensor]:
 
 
 def auroc(task: Task, score: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """AUROC per fold ``[K]`` from ``[K,R]`` (one against the rest, mean over classes, from ``[K,R,C]``); NaN where undefined."""
+    """AUROC per fold ``[K]`` from ``[K,R]``, or from ``[K,R,C]`` one class against the rest, their mean; NaN where
+    undefined.
+    """
     if task.kind == "multiclass":
         per_class = [rank_auroc(score[..., c], target == c, known) for c in range(len(task.classes))]
         return torch.stack([torch.as_tensor(a) for a in per_class]).mean(0)
@@ -46,7 +49,7 @@ def _named(metric: str) -> Score:
 
 
 def watched(task: Task, monitor: Literal["auroc", "ap", "loss"]) -> tuple[str, Score]:
-    """Name and function of the score watched for a task: ``monitor``, AUROC beside a monitored loss, R2 of a regression."""
+    """Name and function of a task's watched score: ``monitor``, AUROC beside a monitored loss, R2 of a regression."""
     if task.kind == "regression":
         return "r2", _named("r2")
     return ("ap", _named("ap")) if monitor == "ap" else ("auroc", auroc)
@@ -61,6 +64,48 @@ def mean_over_folds(task: Task, score: Score, scores: Tensor, target: Tensor, kn
     return float(score(task, *pooled)[0])
 
 
-def is_undefined(task: Task, target: np.ndarray, known: np.ndarray) -> bool:
-    """Whether a ranking score has no value on these rows: a class is missing among the known labels."""
-    return task.kind != "regression" and len(np.unique(target[known])) < len(task.classes)
+def flat_steps(task: Task, score: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A per-step task's rows and steps as rows: ``[K,R,T]`` becomes ``[K,R*T]``."""
+    if not task.per_step:
+        return score, target, known
+    folds = len(target)
+    return score.reshape(folds, -1, *score.shape[target.ndim :]), target.reshape(folds, -1), known.reshape(folds, -1)
+
+
+def undefined_folds(spec: Spec, training: TrainingConfig, folds: Folds, everything: Batch) -> list[bool]:
+    """Whether each fold's validation rows leave the watched score undefined, so that the loss stops it.
+
+    Raises:
+        DataError: the configuration says ``undefined: refuse``, or there is nothing to watch instead: no known label
+            in a fold, or a score that is undefined on the validation rows of all folds together.
+    """
+    tasks = [(t, everything.targets[t.name].numpy(), everything.known[t.name].numpy()) for t in spec.tasks]
+    for name, rows in zip(folds.names, folds.val, strict=True):
+        if not any(known[rows].any() for _, _, known in tasks):
+            raise DataError(f"{name}: expected known labels among the validation rows, by which it stops, found none")
+    undefined = [False] * len(folds)
+    if training.monitor == "loss":
+        return undefined
+    for task, target, known in tasks:
+        why = [_why_undefined(task, target[rows], known[rows]) for rows in folds.val]
+        for k, reason in enumerate(why):
+            if reason and training.undefined == "refuse":
+                raise DataError(f"{folds.names[k]}: {_expected(task, training)} on the validation rows, found {reason}")
+        together = folds.val.any(axis=0)
+        if any(why) and (reason := _why_undefined(task, target[together], known[together])):
+            raise DataError(f"{_expected(task, training)} on all folds' validation rows, found {reason}")
+        undefined = [before or bool(reason) for before, reason in zip(undefined, why, strict=True)]
+    return undefined
+
+
+def _expected(task: Task, training: TrainingConfig) -> str:
+    return f"task {task.name}: expected a defined {watched(task, training.monitor)[0]}"
+
+
+def _why_undefined(task: Task, target: np.ndarray, known: np.ndarray) -> str:
+    """Why a score that ranks rows, or R2, has no value on these rows, whatever the model says; "" if it has one."""
+    labels = target[known]
+    found = len(np.unique(labels))
+    if found >= (2 if task.kind == "regression" else len(task.classes)):
+        return ""
+    return why_undefined(task, labels, np.zeros(len(labels)))

@@ -12,10 +12,15 @@ from torch import Tensor
 from fusion_lab.config import Config
 
 
-class OptimiserConfig(Config):
-    """AdamW (Loshchilov & Hutter, 2019). ``clip`` bounds the norm of each fold's whole gradient; ``null`` switches it off.
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
 
-    ``schedule``: ``warmup_*`` rises linearly from 1 % of ``lr`` over ``warmup_epochs``; cosine falls to ``final_lr_share * lr`` at the last epoch.
+
+class OptimiserConfig(Config):
+    """AdamW (Loshchilov & Hutter, 2019). ``clip`` bounds the norm of each fold's whole gradient; ``null`` for no bound.
+
+    ``schedule``: ``warmup_*`` rises linearly from 1 % of ``lr`` over ``warmup_epochs``; cosine falls towards
+    ``final_lr_share * lr``, which the epoch after the last one would have.
     """
 
     lr: float = Field(1e-3, gt=0.0, le=1.0)
@@ -43,51 +48,54 @@ def learning_rate(config: OptimiserConfig, epoch: int, epochs: int) -> float:
 
 
 class StackedAdamW:
-    """``torch.optim.AdamW`` (its fused kernel) on weights ``[K,P]``: a parameter group per fold, so that folds never meet.
+    """AdamW on weights ``[K,P]`` by PyTorch's fused kernel, called for one row after the other, so that folds never meet.
 
-    A fold whose turn it is not is left alone: no decay, no momentum, no count of steps.
+    The kernel is called directly: ``torch.optim.AdamW`` is the same arithmetic, but imports PyTorch's compiler at its first step,
+    which costs seconds at the start of every process. A fold whose turn it is not is left alone: no decay, no momentum,
+    no count of steps.
     """
 
     def __init__(self, weights: Tensor, config: OptimiserConfig) -> None:
         self.config = config
-        rows = [row.detach() for row in weights]
-        groups = [{"params": [row]} for row in rows]
-        self._adamw = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self._rows = rows
+        self._weights = weights
+        self._moments = {
+            "exp_avg": torch.zeros_like(weights),
+            "exp_avg_sq": torch.zeros_like(weights),
+            "steps": torch.zeros(len(weights), device=weights.device),
+        }
 
     def step(self, gradients: Tensor, active: list[bool], lr: float) -> None:
         """One update in place of the rows marked active; ``gradients [K,P]`` is clipped in place."""
         if self.config.clip is not None:
             norms = gradients.norm(dim=1, keepdim=True)
             gradients.mul_((self.config.clip / (norms + 1e-6)).clamp(max=1.0))
-        for group, row, gradient, on in zip(self._adamw.param_groups, self._rows, gradients, active, strict=True):
-            group["lr"] = lr
-            row.grad = gradient if on else None
-        self._adamw.step()
+        for k in (k for k, on in enumerate(active) if on):
+            self._moments["steps"][k] += 1
+            torch._fused_adamw_(
+                [self._weights[k]],
+                [gradients[k]],
+                [self._moments["exp_avg"][k]],
+                [self._moments["exp_avg_sq"][k]],
+                [],
+                [self._moments["steps"][k]],
+                lr=lr,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=self.config.weight_decay,
+                eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def keep(self, weights: Tensor, folds: list[int]) -> None:
         """Goes on with the rows ``folds`` alone, whose weights now lie in ``weights``."""
-        old = [self._rows[k] for k in folds]
-        self._rows = [row.detach() for row in weights]
-        self._adamw.param_groups[:] = [self._adamw.param_groups[k] for k in folds]
-        states = [self._adamw.state.pop(row, {}) for row in old]
-        self._adamw.state.clear()
-        for group, row, state in zip(self._adamw.param_groups, self._rows, states, strict=True):
-            group["params"] = [row]
-            self._adamw.state[row] = state
+        self._weights = weights
+        self._moments = {name: moment[folds].clone() for name, moment in self._moments.items()}
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's memory, ``[K,P]`` and the step counts ``[K]``, for a checkpoint."""
-        states = [self._adamw.state[row] for row in self._rows]
-        zeros = [torch.zeros_like(row) for row in self._rows]
-        return {
-            "exp_avg": torch.stack([s.get("exp_avg", z) for s, z in zip(states, zeros, strict=True)]),
-            "exp_avg_sq": torch.stack([s.get("exp_avg_sq", z) for s, z in zip(states, zeros, strict=True)]),
-            "steps": torch.stack([torch.as_tensor(s.get("step", 0.0)).float().cpu() for s in states]),
-        }
+        return dict(self._moments)
 
     def restore(self, moments: dict[str, Tensor]) -> None:
         """Takes up the memory that :meth:`moments` gave."""
-        for k, row in enumerate(self._rows):
-            state = {"exp_avg": moments["exp_avg"][k].clone(), "exp_avg_sq": moments["exp_avg_sq"][k].clone()}
-            self._adamw.state[row] = {"step": moments["steps"][k].to(row.device).clone(), **state}
+        self._moments = {name: moment.to(self._weights.device).clone() for name, moment in moments.items()}

@@ -1,4 +1,4 @@
-"""Everything a cross-validation needs, built: the seam between `experiment`, which builds it, and `training`, which runs it."""
+"""Everything a cross-validation needs, built: the seam between `experiment`, which builds it, and `training`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fusion_lab.zoo import Model
 class TrainingConfig(Config):
     """How long and how folds are trained.
 
-    ``monitor`` is the validation score that stops a fold and picks its epoch, and the objective of a search: the mean over tasks of
-    ``auroc`` or ``ap`` (R2 for a regression), or minus the validation ``loss``. A fold in which it is undefined (validation rows of one class)
-    stops by its validation loss. ``undefined`` says what the mean over folds becomes then: ``pooled``, the score of the pooled validation
-    predictions of all folds, or ``refuse``.
+    ``monitor`` is the validation score that stops a fold and picks its epoch, and the objective of a search: the mean
+    over tasks of ``auroc`` or ``ap`` (R2 for a regression), or minus the validation ``loss``. A fold in which it is
+    undefined (validation rows of one class) stops by its validation loss. ``undefined`` says what the mean over folds
+    becomes then: ``pooled``, the score of the pooled validation predictions of all folds, or ``refuse``.
     """
 
     epochs: int = Field(100, ge=1)
@@ -35,7 +35,7 @@ class TrainingConfig(Config):
     patience: int = Field(15, ge=1)
     monitor: Literal["auroc", "ap", "loss"] = "auroc"
     undefined: Literal["pooled", "refuse"] = "pooled"
-    mode: Literal["stacked", "loop"] = "loop"
+    mode: Literal["stacked", "loop"] = "stacked"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def pick_device(self) -> torch.device:
@@ -67,13 +67,16 @@ class Plan:
         return self.training.pick_device()
 
     def key(self, *place: int | str) -> int:
-        """A random key of this trial at a place such as ``("dropout", fold, step)``."""
+        """A random key of this trial at a place such as ``("dropout", fold's name, step)``.
+
+        A fold goes by its name: what it draws does not depend on which folds are trained beside it.
+        """
         return key(self.seed, self.trial, *place)
 
     def initial_weights(self, fold: int) -> Model:
         """The model with the initial weights of a fold; torch's global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.key("init", fold))
+            torch.manual_seed(self.key("init", self.folds.names[fold]))
             return self.build_model().to(self.dtype)
 
     def batch(self, rows: np.ndarray | Tensor, scaler: Scaler) -> Batch:

@@ -1,4 +1,4 @@
-"""K copies of one model as one matrix of weights: gradients and answers of all folds, in one vectorised step or fold by fold."""
+"""K copies of one model as one matrix of weights: gradients and answers of all folds, stacked or fold by fold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Layout:
         assert not dict(model.named_buffers()), "a buffer is a hidden state that folds would share"
         self.names = tuple(parameters)
         self.shapes = tuple(p.shape for p in parameters.values())
-        self.sizes = tuple(p.numel() for p in parameters.values())
+        self.sizes = [p.numel() for p in parameters.values()]
 
     def split(self, row: Tensor) -> dict[str, Tensor]:
         """One row ``[P]`` as named parameters; gradients flow through."""
@@ -39,8 +39,8 @@ class Layout:
 class Stack:
     """One model's function over weights ``[K,P]`` and batches ``[K,B,...]``.
 
-    ``stacked`` maps the step over the folds (``torch.func.vmap``); ``loop`` runs the same step for one fold after the other: the
-    reference, and the way for models that do not gain.
+    ``stacked`` maps the step over the folds (``torch.func.vmap``); ``loop`` runs the same step for one fold after the
+    other: the reference, and the way for models that do not gain.
     """
 
     def __init__(self, model: Model, objective: Objective, mode: Mode) -> None:

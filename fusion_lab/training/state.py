@@ -1,4 +1,4 @@
-"""The state of a cross-validation between two epochs: everything that continuing needs, and nothing that can be derived."""
+"""The state of a cross-validation between two epochs: all that continuing needs, and nothing that can be derived."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fusion_lab.training.stack import Layout
 class State:
     """K folds, A of them still running (``alive``).
 
-    ``weights [A,P]``; ``best_weights [K,P]`` and, per task, the validation scores ``best_scores [K,R,...]`` at each fold's best epoch;
-    ``watched [K]`` the best watched value; ``histories`` a row per fold and epoch.
+    ``weights [A,P]``; ``best_weights [K,P]`` and, per task, the validation scores ``best_scores [K,R,...]`` at each
+    fold's best epoch; ``watched [K]`` the best watched value; ``histories`` a row per fold and epoch.
     """
 
     epoch: int
@@ -89,10 +89,14 @@ class State:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                header = file.metadata()
-                tensors = {name: file.get_tensor(name).to(plan.device) for name in file.keys()}  # noqa: SIM118
+                header = file.metadata() or {}
+                # Copies: what safetensors gives lies in the mapped file, unaligned, where kernels round otherwise.
+                loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: tensor.to(plan.device, copy=True) for name, tensor in loaded.items()}
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: expected a checkpoint in safetensors format, found: {error}") from None
+            raise DataError(
+                f"{path}: expected a checkpoint in safetensors format, found: {' '.join(str(error).split())}"
+            ) from None
         if header.get("fingerprint") != plan.fingerprint:
             raise DataError(
                 f"{path}: expected a checkpoint of this configuration, data and split, found one of another"

@@ -8,28 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fusion_lab.config import nearest
-from fusion_lab.contracts import Batch, ConfigError, Folds, Modality, Predictions, Spec, Task, fold_rows
+from fusion_lab.contracts import Batch, ConfigError, Folds, Predictions, Spec, Task, fold_rows
+from fusion_lab.zoo import linear, tabular
 
 Answers = dict[str, np.ndarray]
 """{task: probability [B], class probabilities [B,C] or value [B]}."""
 
 SINGLE = "single:"
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression
-_ALPHAS = tuple(0.5 / c for c in reversed(_STRENGTHS))  # the same penalties for ridge regression
-_SCREENED = 512  # columns that the trees see: finding the bins of thousands would take longer than growing the trees
+_NARROW = 64  # columns of a modality that is not screened: what matters to trees need not correlate
 _TREES: dict[str, Any] = {
     "max_iter": 100,
     "learning_rate": 0.05,
@@ -52,7 +48,7 @@ class Prevalence:
     """The same answer for every row: the weighted mean of the training rows' targets, class by class."""
 
     def fit(self, batch: Batch, spec: Spec) -> Prevalence:
-        self._answers = {task.name: _prevalence(task, *_labelled(batch, task)[1:]) for task in spec.tasks}
+        self._answers = {task.name: _prevalence(task, *tabular.labelled(batch, task)[1:]) for task in spec.tasks}
         return self
 
     def predict(self, batch: Batch) -> Answers:
@@ -74,19 +70,19 @@ class Logistic:
     def fit(self, batch: Batch, spec: Spec) -> Logistic:
         self._spec = spec
         self._modalities = tuple(m for m in spec.modalities if not self._names or m.name in self._names)
-        weight = _array(batch.weight)
-        columns = np.nan_to_num(_columns(batch, self._modalities))
-        self._basis = _row_space(columns[weight > 0])
+        weight = tabular.array(batch.weight)
+        columns = np.nan_to_num(tabular.columns(batch, self._modalities))
+        self._basis = tabular.row_space(columns[weight > 0])
         reduced = self._reduce(columns)
         self._models: dict[str, Any] = {}
         for task in spec.tasks:
-            rows, target, weights = _labelled(batch, task)
-            if _learnable(task, target):
-                self._models[task.name] = _fit_linear(task, reduced[rows], target, weights)
+            rows, target, weights = tabular.labelled(batch, task)
+            if tabular.learnable(task, target):
+                self._models[task.name] = linear.fit(task, reduced[rows], target, weights)
         return self
 
     def predict(self, batch: Batch) -> Answers:
-        reduced = self._reduce(np.nan_to_num(_columns(batch, self._modalities)))
+        reduced = self._reduce(np.nan_to_num(tabular.columns(batch, self._modalities)))
         return {name: _answer(self._spec.task(name), model, reduced) for name, model in self._models.items()}
 
     def coefficients(self, task: str) -> np.ndarray:
@@ -101,25 +97,27 @@ class Logistic:
 class Trees:
     """Gradient-boosted trees on all columns, missing cells left missing.
 
-    Of very many columns, those that correlate best with the target on the training rows.
+    Of very many columns, those of narrow modalities and those that correlate best with the target on the training rows.
     """
 
     def fit(self, batch: Batch, spec: Spec) -> Trees:
         self._spec = spec
-        columns = _columns(batch, spec.modalities)
+        parts = [tabular.columns(batch, (modality,)) for modality in spec.modalities]
+        spared = np.concatenate([np.full(part.shape[1], part.shape[1] <= _NARROW) for part in parts])
+        columns = np.concatenate(parts, axis=1)
         self._models: dict[str, tuple[np.ndarray, Any]] = {}
         for task in spec.tasks:
-            rows, target, weight = _labelled(batch, task)
-            kept = _screen(columns[rows], _one_hot(task, target), weight)
+            rows, target, weight = tabular.labelled(batch, task)
+            kept = tabular.screen(columns[rows], tabular.one_hot(task, target), weight, spared)
             kind = HistGradientBoostingRegressor if task.kind == "regression" else HistGradientBoostingClassifier
             # weighted bins take scikit-learn twenty times as long: equal weights are better left out
             weights = None if (weight == weight[0]).all() else weight
-            model = kind(**_TREES).fit(columns[np.ix_(rows, kept)], _codes(task, target), sample_weight=weights)
+            model = kind(**_TREES).fit(columns[np.ix_(rows, kept)], tabular.codes(task, target), sample_weight=weights)
             self._models[task.name] = kept, model
         return self
 
     def predict(self, batch: Batch) -> Answers:
-        columns = _columns(batch, self._spec.modalities)
+        columns = tabular.columns(batch, self._spec.modalities)
         fitted = self._models.items()
         return {name: _answer(self._spec.task(name), model, columns[:, kept]) for name, (kept, model) in fitted}
 
@@ -163,7 +161,7 @@ class BestSingle:
         answers = {name: single.predict(validation) for name, single in self._singles.items()}
         self.chosen: dict[str, str] = {}
         for task in spec.tasks:
-            rows, target, weight = _labelled(validation, task)
+            rows, target, weight = tabular.labelled(validation, task)
             merits = {name: _merit(task, target, of[task.name][rows], weight) for name, of in answers.items()}
             self.chosen[task.name] = max(merits, key=lambda name: merits[name])
         return self
@@ -239,12 +237,12 @@ def run_baselines(
     folds: Folds,
     batch_of: Callable[[int, Tensor], Batch],
     names: tuple[str, ...] | None = None,
-    on_done: Callable[[str, float], None] | None = None,
+    on_fold: Callable[[str, int], None] | None = None,
 ) -> dict[str, Predictions]:
     """Cross-validates the baselines named, all of them by default, on one thread and fold after fold.
 
-    ``batch_of(fold, rows)`` gives rows by index, with targets, scaled as that fold's models see them. ``on_done(name,
-    seconds)`` hears of each baseline when its last fold is done. Answers are for validation and test rows.
+    ``batch_of(fold, rows)`` gives rows by index, with targets, scaled as that fold's models see them. ``on_fold(name,
+    fold)`` hears of each baseline before it is fitted. Answers are for validation and test rows.
 
     Raises:
         ConfigError: an unknown name, or a task with a target per step.
@@ -252,7 +250,6 @@ def run_baselines(
     names = _checked(spec, names)
     indices = {split: fold_rows(mask) for split, mask in (("val", folds.val), ("test", folds.test))}
     parts: dict[str, list[Predictions]] = {name: [] for name in names}
-    seconds = dict.fromkeys(names, 0.0)
     with threadpool_limits(limits=1):
         for fold, train in enumerate(fold_rows(folds.train)):
             asked = {split: rows[fold] for split, rows in indices.items() if len(rows[fold])}
@@ -260,12 +257,10 @@ def run_baselines(
             data = TrainingFold(spec, batch_of(fold, train), batches.get("val"))
             _assert_learnable(data)
             for name in names:
-                start = perf_counter()
+                if on_fold is not None:
+                    on_fold(name, fold)
                 model = fit_baseline(name, data)
                 parts[name] += [_predict(model, b, spec, fold, s, asked[s]) for s, b in batches.items()]
-                seconds[name] += perf_counter() - start
-                if on_done is not None and fold == len(folds) - 1:
-                    on_done(name, seconds[name])
     return {name: _joined(parts[name], spec) for name in names}
 
 
@@ -284,12 +279,14 @@ def _checked(spec: Spec, names: tuple[str, ...] | None) -> tuple[str, ...]:
 
 def _assert_learnable(fold: TrainingFold) -> None:
     for task in fold.spec.tasks:
-        assert _learnable(task, _labelled(fold.train, task)[1]), f"{task.name}: one class in a fold's training rows"
+        assert tabular.learnable(task, tabular.labelled(fold.train, task)[1]), (
+            f"{task.name}: one class in a fold's training rows"
+        )
 
 
 def _predict(model: Baseline, batch: Batch, spec: Spec, fold: int, split: str, rows: Tensor) -> Predictions:
     answers = model.predict(batch.without_targets())
-    target = {task.name: _array(batch.targets[task.name]) for task in spec.tasks}
+    target = {task.name: tabular.array(batch.targets[task.name]) for task in spec.tasks}
     known = {task.name: batch.known[task.name].cpu().numpy() for task in spec.tasks}
     count = len(rows)
     return Predictions(np.full(count, fold), np.full(count, split), rows.cpu().numpy(), target, known, answers)
@@ -303,118 +300,9 @@ def _joined(parts: list[Predictions], spec: Spec) -> Predictions:
     return Predictions(*places, target=columns("target"), known=columns("known"), score=columns("score"))
 
 
-def _array(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy().astype(float)
-
-
-def _labelled(batch: Batch, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that count and whose label is known, their targets and their weights."""
-    weight = _array(batch.weight)
-    rows = np.flatnonzero(batch.known[task.name].cpu().numpy() & (weight > 0))
-    return rows, _array(batch.targets[task.name])[rows], weight[rows]
-
-
-def _learnable(task: Task, target: np.ndarray) -> bool:
-    return len(target) > 1 if task.kind == "regression" else len(np.unique(target)) > 1
-
-
-def _codes(task: Task, target: np.ndarray) -> np.ndarray:
-    return target if task.kind == "regression" else target.astype(int)
-
-
-def _one_hot(task: Task, target: np.ndarray) -> np.ndarray:
-    """``[B,C]`` for a multiclass task, ``[B,1]`` otherwise."""
-    return np.eye(task.outputs)[target.astype(int)] if task.kind == "multiclass" else target[:, None]
-
-
 def _prevalence(task: Task, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    mean = np.average(_one_hot(task, target), axis=0, weights=weight)
+    mean = np.average(tabular.one_hot(task, target), axis=0, weights=weight)
     return mean if task.kind == "multiclass" else mean[0]
-
-
-def _columns(batch: Batch, modalities: tuple[Modality, ...]) -> np.ndarray:
-    """Per modality its columns, NaN where there is no value, then 1 where it is absent: float64 ``[B, columns]``.
-
-    A sequence counts with each feature's mean, deviation, least, greatest and last value, a bag with the first four.
-    """
-    parts = []
-    for modality in modalities:
-        valid = batch.valid[modality.name].cpu().numpy()
-        real = batch.observed[modality.name].cpu().numpy() & valid[..., None]
-        values = np.where(real, _array(batch.inputs[modality.name]), np.nan)
-        parts.append(values if modality.kind == "vector" else _summary(values, real, modality.kind == "sequence"))
-        parts.append(~valid.reshape(len(valid), -1).any(1)[:, None])
-    return np.concatenate(parts, axis=1, dtype=float)
-
-
-def _summary(values: np.ndarray, real: np.ndarray, ordered: bool) -> np.ndarray:
-    """Statistics over the real places of axis 1, ``[B,T,F] -> [B, 4F or 5F]``; NaN where there are none."""
-    count, some = real.sum(1), real.any(1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the answer: no value
-        mean = np.where(real, values, 0.0).sum(1) / count
-        deviation = np.sqrt(np.where(real, (values - mean[:, None]) ** 2, 0.0).sum(1) / count)
-    least = np.where(some, np.where(real, values, np.inf).min(1), np.nan)
-    greatest = np.where(some, np.where(real, values, -np.inf).max(1), np.nan)
-    last = real.shape[1] - 1 - real[:, ::-1].argmax(1)
-    ending = [np.take_along_axis(values, last[:, None], 1)[:, 0]] if ordered else []
-    return np.concatenate([mean, deviation, least, greatest, *ending], axis=1)
-
-
-def _row_space(columns: np.ndarray) -> np.ndarray | None:
-    """Orthonormal directions ``[columns, B]`` that hold all B training rows; ``None`` where there are fewer columns.
-
-    The weights of a linear model with an L2 penalty lie in the space of its training rows (representer theorem), so the
-    model fitted there is the same one, with hundreds of weights in place of thousands.
-    """
-    rows, width = columns.shape
-    return np.linalg.qr(columns.T)[0] if width > rows else None
-
-
-def _fit_linear(task: Task, columns: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Any:
-    if task.kind == "regression":
-        return RidgeCV(alphas=_ALPHAS).fit(columns, target, sample_weight=weight)
-    codes = target.astype(int)
-    return _logistic(_choose_strength(columns, codes, weight)).fit(columns, codes, sample_weight=weight)
-
-
-def _logistic(strength: float, **settings: Any) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000, random_state=0, **settings)
-
-
-def _choose_strength(columns: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> float:
-    """C with the best held-out likelihood; the middle one where a class is too small to be split."""
-    parts = min(3, int(np.unique(codes, return_counts=True)[1].min()))
-    if parts < 2:
-        return _STRENGTHS[len(_STRENGTHS) // 2]
-    splits = StratifiedKFold(parts, shuffle=True, random_state=0).split(columns, codes)
-    losses = [_held_out_losses(columns, codes, weight, *split) for split in splits]
-    return _STRENGTHS[int(np.argmin(np.sum(losses, axis=0)))]
-
-
-def _held_out_losses(
-    columns: np.ndarray, codes: np.ndarray, weight: np.ndarray, inner: np.ndarray, outer: np.ndarray
-) -> list[float]:
-    """Negative log-likelihood of the rows ``outer`` under models of ``inner``, one per C, each started at the last."""
-    losses = []
-    model = _logistic(1.0, tol=1e-3, warm_start=True)
-    for strength in _STRENGTHS:
-        model.set_params(C=strength).fit(columns[inner], codes[inner], sample_weight=weight[inner])
-        places = np.searchsorted(model.classes_, codes[outer])
-        right = model.predict_proba(columns[outer])[np.arange(len(outer)), places]
-        losses.append(-float(weight[outer] @ np.log(np.maximum(right, 1e-12))))
-    return losses
-
-
-def _screen(columns: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Indices of the columns ``[B,F]`` that correlate most with any of ``targets`` ``[B,C]``, in their own order."""
-    if columns.shape[1] <= _SCREENED:
-        return np.arange(columns.shape[1])
-    root = np.sqrt(weight / weight.sum())[:, None]
-    filled = np.nan_to_num(columns)
-    x, y = (root * (a - np.average(a, axis=0, weights=weight)) for a in (filled, targets))
-    scale = np.linalg.norm(x, axis=0)[:, None] * np.linalg.norm(y, axis=0)
-    correlation = np.divide(x.T @ y, scale, out=np.zeros_like(scale), where=scale > 1e-12)
-    return np.sort(np.argsort(-np.abs(correlation).max(1), kind="stable")[:_SCREENED])
 
 
 def _answer(task: Task, model: Any, columns: np.ndarray) -> np.ndarray:

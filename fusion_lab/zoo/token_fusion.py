@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -14,15 +14,15 @@ from fusion_lab.blocks.fusion import BottleneckFusion, GatedFusion, TransformerF
 from fusion_lab.blocks.heads import TaskHead
 from fusion_lab.blocks.randomness import name_places
 from fusion_lab.config import Config
-from fusion_lab.contracts import Axis, Batch, Modality, Output, Spec
+from fusion_lab.contracts import Axis, Batch, ConfigError, Modality, Output, Spec
 from fusion_lab.zoo.model import MapSpec, Model
 
 
 class TokenFusionConfig(Config):
     """Settings of :class:`TokenFusion`.
 
-    ``num_encoder_layers`` counts transformer layers for sequences and bags, residual feed-forward layers for vectors (0 = projection
-    alone). ``quality`` lets the quality given with each modality scale its share in the fusion.
+    ``num_encoder_layers`` counts transformer layers for sequences and bags, residual feed-forward layers for vectors
+    (0 = projection alone). ``quality`` lets the quality given with each modality scale its share in the fusion.
     """
 
     family: Literal["token_fusion"] = "token_fusion"
@@ -45,14 +45,19 @@ class TokenFusionConfig(Config):
 class TokenFusion(Model):
     """After the e-Prevention relapse transformer: modality encoders -> tokens ``[B,M,D]`` -> fusion -> a head per task.
 
-    At five daily modalities of widths 38, 38, 26, 10 and 9 over 7 days and ``d_model`` 64 it has the parameters of that model (316,033;
-    365,953 with ``bottleneck`` and 266,054 with ``gated`` fusion) less 64 for the key bias of each attention, which has no effect.
+    At five daily modalities of widths 38, 38, 26, 10 and 9 over 7 days and ``d_model`` 64 it has the parameters of that
+    model (316,033; 365,953 with ``bottleneck`` and 266,054 with ``gated`` fusion) less 64 for the key bias of each
+    attention, which has no effect.
+
+    Raises:
+        ConfigError: a task with a target per step.
     """
 
-    Config: ClassVar[type[Config]] = TokenFusionConfig
+    Config = TokenFusionConfig
 
     def __init__(self, config: TokenFusionConfig, spec: Spec) -> None:
         self.super_init()
+        _refuse_steps(spec)
         self.use_quality = config.quality
         self.groups = group_modalities(spec.modalities)
         self.names = tuple(m.name for m in spec.modalities)
@@ -82,11 +87,19 @@ class TokenFusion(Model):
         return Output(heads, {}, maps)
 
 
+def _refuse_steps(spec: Spec) -> None:
+    for task in spec.tasks:
+        if task.per_step:
+            raise ConfigError(
+                f"model.family: token_fusion answers once per row, found task {task.name!r} with a target per step"
+            )
+
+
 def group_modalities(modalities: tuple[Modality, ...]) -> tuple[tuple[Modality, ...], ...]:
     """Modalities that share one grouped encoder: of one kind and length, and of widths worth padding to the widest.
 
-    A narrow modality joins a wider one where that is at most 64 wide, or at most twice its own width: beyond, the padding costs
-    more than the kernel it saves.
+    A narrow modality joins a wider one where that is at most 64 wide, or at most twice its own width: beyond, the
+    padding costs more than the kernel it saves.
     """
     alike: dict[tuple[str, int | None], list[Modality]] = defaultdict(list)
     for modality in sorted(modalities, key=lambda m: -m.width):

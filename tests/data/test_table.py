@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,7 +25,7 @@ from fusion_lab.data.table import TableConfig, load, spec
 CHECKOUT = Path(__file__).parents[2]
 REAL = CHECKOUT.parent / "shared" / "data" / "clinical_hancock"
 ROWS = 30
-TREE = {
+TREE: dict[str, Any] = {
     "domain": "table",
     "id": "pid",
     "targets": {"file": "targets.csv", "tasks": {"died": {"column": "dead", "positive": "yes"}}},
@@ -262,6 +263,8 @@ def test_unquoted_yes_of_yaml_means_the_word(files):
 def test_groups_and_hashed_ids(files):
     plain = load(settings_of(files, changed(group="clinic")))
     hashed = load(settings_of(files, changed(group="clinic", ids="hash")))
+    assert plain.group is not None
+    assert hashed.group is not None
     assert plain.group.tolist() == [str(i % 5) for i in range(1, ROWS + 1)]
     assert len(set(hashed.ids)) == ROWS
     assert all(len(name) == 16 for name in hashed.ids)

@@ -88,9 +88,9 @@ def test_summary_is_mean_deviation_and_corrected_interval():
     predictions, folds = _predictions(), _folds()
     scores = score_folds(predictions, SPEC)
     summary = summarise(scores, folds).set_index(["split", "task", "metric"]).sort_index()
-    for place, row in summary.iterrows():
-        hit = (scores.table[["split", "task", "metric"]] == list(place)).all(axis=1)
-        values = scores.table.loc[hit, "value"].to_numpy()
+    table = scores.table.set_index(["split", "task", "metric"]).sort_index()
+    for place in summary.index.tolist():
+        row, values = summary.loc[place], table.loc[place, "value"].to_numpy()
         assert (row["mean"], row["std"]) == pytest.approx((values.mean(), values.std(ddof=1)))
         assert (row["k"], row["undefined"]) == (FOLDS, 0)
         low, high = corrected_interval(values, 2 * ROWS, ROWS)

@@ -11,8 +11,16 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from fusion_lab.contracts import Task
-from fusion_lab.evaluation.metrics import LOWER_IS_BETTER, METRICS, RANGES, THRESHOLDED, cuts, evaluate, rank_auroc
-from fusion_lab.evaluation.metrics import why_undefined
+from fusion_lab.evaluation.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    RANGES,
+    THRESHOLDED,
+    cuts,
+    evaluate,
+    rank_auroc,
+    why_undefined,
+)
 
 BINARY = Task("event", "binary", ("no", "yes"))
 CLASSES = Task("site", "multiclass", ("a", "b", "c"))

@@ -12,6 +12,7 @@ def test_a_stopped_fold_carries_its_restored_value_forward():
     found = fold_matrix(make_folds(lengths=(6, 4), bests=(5, 2)), "val/loss")
     assert np.allclose(found[0], [2, 1, 2 / 3, 1 / 2, 2 / 5, 1 / 3])
     assert np.allclose(found[1], [3, 2, 5 / 3, 3 / 2, 2, 2])
+    assert np.allclose(fold_matrix(make_folds(lengths=(6, 4), bests=(5, 2)), "train/loss")[1, 3:], 1.25)
 
 
 def test_means_are_over_every_fold_and_over_tasks():

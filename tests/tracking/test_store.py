@@ -109,7 +109,7 @@ def test_a_server_that_is_no_mlflow_is_refused():
 
         do_GET = do_POST  # noqa: N815
 
-        def log_message(self, *args):
+        def log_message(self, format, *args):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Shop) as server:

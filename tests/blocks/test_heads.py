@@ -1,0 +1,19 @@
+import pytest
+import torch
+from torch import nn
+
+from fusion_lab.blocks.heads import TaskHead
+
+
+@pytest.mark.parametrize(("outputs", "shape"), [(1, (5,)), (3, (5, 3))])
+def test_a_head_is_two_linears_around_gelu_without_an_axis_of_one(outputs, shape):
+    head, x = TaskHead(8, outputs, 0.5), torch.randn(5, 8)
+    expected = head.out(nn.functional.gelu(head.hidden(x)))
+    assert head(x, None).shape == shape
+    torch.testing.assert_close(head(x, None), expected.reshape(shape))
+
+
+def test_dropout_of_a_head_needs_a_key():
+    head, x = TaskHead(8, 1, 0.5), torch.randn(5, 8)
+    assert torch.equal(head(x, None), head(x, None))
+    assert not torch.equal(head(x, None), head(x, torch.tensor(1, dtype=torch.int32)))

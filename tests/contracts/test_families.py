@@ -1,0 +1,424 @@
+"""What every family of the zoo is held to, in every variant and on every kind of spec."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fusion_lab.blocks.randomness import key
+from fusion_lab.config import validate
+from fusion_lab.contracts import UNKNOWN, Batch, Feature, Modality, Output, Spec, Task
+from fusion_lab.data.synthetic import Plan, twin
+from fusion_lab.objectives import Objective, ObjectiveConfig
+from fusion_lab.training.stack import Stack
+from fusion_lab.zoo import FAMILIES, Model
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "token_fusion": {
+        "transformer": {"fusion": "transformer", "num_fusion_layers": 2},
+        "bottleneck": {"fusion": "bottleneck", "num_bottleneck_tokens": 3},
+        "gated": {"fusion": "gated", "num_encoder_layers": 2},
+        "transformer of bare projections": {"fusion": "transformer", "num_encoder_layers": 0},
+    }
+}
+"""Named variants of every family: each value of each of its options that choose between blocks is in one of them."""
+
+SMALL = {"d_model": 8, "nhead": 2}
+ROWS = 12
+
+
+def numeric(name: str, kind, width: int, length: int | None = None) -> Modality:
+    return Modality(name, kind, tuple(Feature(f"{name} {i}") for i in range(width)), length)
+
+
+BINARY = Task("death", "binary", ("no", "yes"))
+GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
+MONTHS = Task("months", "regression")
+CLINIC = Modality(
+    "clinic",
+    "vector",
+    (
+        Feature("age", "numeric", "age"),
+        Feature("smoker", "binary", "smoker"),
+        *(Feature(f"stage={c}", "category", "stage", c) for c in ("I", "II", UNKNOWN)),
+        Feature("age missing", "indicator", "age"),
+    ),
+)
+SPECS = {
+    "vectors": Spec((numeric("a", "vector", 5), numeric("b", "vector", 2), numeric("c", "vector", 70)), (BINARY,)),
+    "sequences": Spec(
+        (numeric("gait", "sequence", 4, 6), numeric("pulse", "sequence", 3, 6), numeric("sleep", "sequence", 2, 4)),
+        (BINARY, MONTHS),
+    ),
+    "bags": Spec((numeric("cells", "bag", 3, 5), numeric("tiles", "bag", 4, 5)), (GRADE,)),
+    "mixed": Spec((CLINIC, numeric("gait", "sequence", 4, 6), numeric("cells", "bag", 3, 5)), (BINARY, GRADE, MONTHS)),
+}
+
+
+class Case(NamedTuple):
+    """A model in float64 on the rows of a twin, some modalities, cells and labels missing."""
+
+    model: Model
+    spec: Spec
+    batch: Batch
+
+
+CASES = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS]
+
+
+def build(family: str, variant: str, spec: Spec, seed: int = 0) -> Model:
+    kind = FAMILIES[family]
+    tree = {**SMALL, "dropout": 0.2, **VARIANTS[family][variant]}
+    torch.manual_seed(seed)
+    return kind(validate(kind.Config, {"family": family, **tree}, "test"), spec).double()
+
+
+def double(batch: Batch) -> Batch:
+    parts = [{n: t.double() if t.is_floating_point() else t for n, t in d.items()} for d in batch[:-1]]
+    return Batch(*parts, weight=batch.weight.double())
+
+
+@pytest.fixture(params=CASES, ids=lambda c: "-".join(c))
+def case(request) -> Case:
+    family, variant, spec_name = request.param
+    spec = SPECS[spec_name]
+    plan = Plan(rows=ROWS, missing_modalities=0.2, missing_cells=0.1, unknown_labels=0.1, planted="quality", seed=1)
+    return Case(build(family, variant, spec), spec, double(twin(spec, plan).gather(torch.arange(ROWS))))
+
+
+def present(batch: Batch, name: str) -> Tensor:
+    valid = batch.valid[name]
+    return valid.reshape(*valid.shape[:1], -1).any(1)
+
+
+def leaves(output: Output) -> dict[str, Tensor]:
+    return {f"{part}/{n}": t for part in Output._fields for n, t in getattr(output, part).items()}
+
+
+def assert_same(one: Output, other: Output, atol: float = 1e-9) -> None:
+    for name, leaf in leaves(one).items():
+        torch.testing.assert_close(leaf, leaves(other)[name], atol=atol, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def weighed(model: Model, spec: Spec, batch: Batch, name: str) -> Tensor:
+    """bool ``[B,...]``: what a map's last axis may give weight to."""
+    labels = model.maps[name].axes[-1].labels
+    if labels == tuple(m.name for m in spec.modalities):
+        return torch.stack([present(batch, n) for n in labels], dim=-1)
+    (over,) = (m for m in spec.modalities if name.startswith(f"{m.name} "))
+    return batch.valid[over.name]
+
+
+def test_the_suite_knows_every_family_and_every_option():
+    assert set(VARIANTS) == set(FAMILIES)
+    for family, variants in VARIANTS.items():
+        for name, field in FAMILIES[family].Config.model_fields.items():
+            options = {o for o in get_args(field.annotation) if isinstance(o, str)}
+            if len(options) > 1:
+                assert {v.get(name, field.default) for v in variants.values()} == options, (family, name)
+
+
+def test_answers_have_the_shapes_of_the_tasks_and_need_no_target(case):
+    output = case.model(case.batch.without_targets())
+    assert set(output.heads) == {t.name for t in case.spec.tasks}
+    for task in case.spec.tasks:
+        assert output.heads[task.name].shape == ((ROWS, 3) if task.kind == "multiclass" else (ROWS,))
+    assert all(torch.isfinite(leaf).all() for leaf in leaves(output).values())
+    assert_same(output, case.model(case.batch), atol=0)
+
+
+def test_training_and_evaluation_hand_no_target_to_a_model(case, monkeypatch):
+    seen: list[Batch] = []
+    forward = type(case.model).forward
+
+    def spy(model, batch, key=None):
+        seen.append(batch)
+        return forward(model, batch, key)
+
+    monkeypatch.setattr(type(case.model), "forward", spy)
+    for mode in ("stacked", "loop"):
+        stack, arguments = stacked(case, mode)
+        stack.gradients(*arguments)
+        stack.answers(*arguments[:2])
+    assert len(seen) == 2 * (1 + FOLDS)
+    assert not any(batch.targets or batch.known for batch in seen)
+
+
+def test_every_real_parameter_gets_a_gradient_and_padding_gets_none(case):
+    objective = Objective(ObjectiveConfig(), case.spec)
+    torch.manual_seed(1)
+    inputs = {n: torch.randn_like(x) for n, x in case.batch.inputs.items()}
+    batch = case.batch._replace(inputs=inputs, valid={n: torch.ones_like(v) for n, v in case.batch.valid.items()})
+    weights = {t.name: torch.ones(max(2, t.outputs)).double() for t in case.spec.tasks}
+    objective(case.model(batch, torch.tensor(5, dtype=torch.int32)), batch, weights).backward()
+    real = case.model.real_parameters()
+    counted = 0
+    for name, parameter in case.model.named_parameters():
+        assert parameter.grad is not None, name
+        silent = int((parameter.grad[real[name]] == 0).sum())
+        assert silent == 0, f"{name}: {silent} of {int(real[name].sum())} numbers without a gradient"
+        assert not parameter.grad[~real[name]].any(), name
+        assert not parameter[~real[name]].any(), name
+        counted += int(real[name].sum())
+    assert case.model.count_parameters() == counted
+
+
+@pytest.mark.parametrize("garbage", [1e6, -3.0])
+def test_what_is_not_valid_cannot_change_the_answer(case, garbage):
+    spoilt = {
+        n: torch.where(case.batch.valid[n].unsqueeze(-1), x, garbage * torch.rand_like(x))
+        for n, x in case.batch.inputs.items()
+    }
+    quality = {n: torch.where(present(case.batch, n), q, torch.rand_like(q)) for n, q in case.batch.quality.items()}
+    assert any(not torch.equal(x, case.batch.inputs[n]) for n, x in spoilt.items())
+    assert_same(case.model(case.batch), case.model(case.batch._replace(inputs=spoilt, quality=quality)), atol=1e-12)
+
+
+def test_what_is_valid_does_change_the_answer(case):
+    """The suite's other laws would hold for a model that reads nothing."""
+    before = case.model(case.batch).heads
+    for modality in case.spec.modalities:
+        inputs = {**case.batch.inputs, modality.name: torch.randn_like(case.batch.inputs[modality.name])}
+        after = case.model(case.batch._replace(inputs=inputs)).heads
+        here = present(case.batch, modality.name)
+        for task, head in before.items():
+            moved = (head - after[task]).abs().reshape(ROWS, -1).amax(1) > 1e-9
+            assert torch.equal(moved, here), (modality.name, task)
+
+
+def test_more_padding_of_bags_changes_nothing(case):
+    bags = [m.name for m in case.spec.modalities if m.kind == "bag"]
+
+    def longer(x: Tensor, fill: float | bool) -> Tensor:
+        return torch.cat([x, torch.full_like(x[:, :3], fill)], dim=1)
+
+    inputs = {n: longer(x, 9.0) if n in bags else x for n, x in case.batch.inputs.items()}
+    valid = {n: longer(v, False) if n in bags else v for n, v in case.batch.valid.items()}
+    before, after = case.model(case.batch), case.model(case.batch._replace(inputs=inputs, valid=valid))
+    for task, head in before.heads.items():
+        torch.testing.assert_close(head, after.heads[task])
+    for name, weights in before.maps.items():
+        torch.testing.assert_close(weights, after.maps[name][..., : weights.shape[-1]])
+        assert not after.maps[name][..., weights.shape[-1] :].any()
+
+
+def test_the_order_of_instances_changes_nothing_but_the_order_of_their_weights(case):
+    bags = {m.name: m.length or 0 for m in case.spec.modalities if m.kind == "bag"}
+    order = {name: torch.from_numpy(np.random.default_rng(3).permutation(length)) for name, length in bags.items()}
+    inputs = {n: x[:, order[n]] if n in bags else x for n, x in case.batch.inputs.items()}
+    valid = {n: v[:, order[n]] if n in bags else v for n, v in case.batch.valid.items()}
+    before, after = case.model(case.batch), case.model(case.batch._replace(inputs=inputs, valid=valid))
+    for task, head in before.heads.items():
+        torch.testing.assert_close(head, after.heads[task])
+    for name, weights in before.maps.items():
+        of = next((b for b in bags if name.startswith(f"{b} ")), None)
+        torch.testing.assert_close(weights if of is None else weights[..., order[of]], after.maps[name])
+
+
+def test_the_order_of_steps_matters(case):
+    for modality in (m for m in case.spec.modalities if m.kind == "sequence"):
+        full = {**case.batch.valid, modality.name: torch.ones_like(case.batch.valid[modality.name])}
+        inputs = {**case.batch.inputs, modality.name: torch.randn_like(case.batch.inputs[modality.name])}
+        flipped = {**inputs, modality.name: inputs[modality.name].flip(1)}
+        outputs = [case.model(case.batch._replace(inputs=x, valid=full)) for x in (inputs, flipped)]
+        task = case.spec.tasks[0].name
+        assert ((outputs[0].heads[task] - outputs[1].heads[task]).abs() > 1e-9).all(), modality.name
+
+
+def rows_of(batch: Batch, rows: Tensor) -> Batch:
+    return Batch(*[{n: t[rows] for n, t in d.items()} for d in batch[:-1]], weight=batch.weight[rows])
+
+
+def test_rows_are_strangers_to_each_other(case):
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    whole = case.model(case.batch)
+    shuffled = case.model(rows_of(case.batch, order))
+    for name, leaf in leaves(whole).items():
+        torch.testing.assert_close(leaf[order], leaves(shuffled)[name])
+    for row in range(ROWS):
+        alone = case.model(rows_of(case.batch, torch.tensor([row])))
+        for name, leaf in leaves(whole).items():
+            torch.testing.assert_close(leaf[row : row + 1], leaves(alone)[name])
+
+
+def test_a_single_row_equals_the_row_in_a_batch_in_single_precision(case):
+    model = case.model.float()
+    batch = Batch(
+        *[{n: t.float() if t.is_floating_point() else t for n, t in d.items()} for d in case.batch[:-1]],
+        weight=case.batch.weight.float(),
+    )
+    whole = model(batch).heads
+    for row in (0, ROWS - 1):
+        for task, head in model(rows_of(batch, torch.tensor([row]))).heads.items():
+            torch.testing.assert_close(head, whole[task][row : row + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_without_any_modality_answers_and_gradients_stay_finite(case):
+    nothing = {n: torch.zeros_like(v) for n, v in case.batch.valid.items()}
+    batch = case.batch._replace(valid=nothing)
+    output = case.model(batch)
+    assert all(torch.isfinite(leaf).all() for leaf in leaves(output).values())
+    for head in output.heads.values():
+        torch.testing.assert_close(head, head[:1].expand_as(head))
+    sum(head.sum() for head in output.heads.values()).backward()
+    gradients = [p.grad for p in case.model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_the_model_describes_exactly_the_maps_it_gives(case):
+    maps = case.model(case.batch).maps
+    assert set(maps) == set(case.model.maps)
+    assert maps
+    for name, described in case.model.maps.items():
+        assert maps[name].shape == (ROWS, *(len(axis.labels) for axis in described.axes))
+        assert all(len(set(axis.labels)) == len(axis.labels) for axis in described.axes)
+
+
+def test_maps_weigh_what_is_valid_and_nothing_else(case):
+    maps = case.model(case.batch).maps
+    for name, weights in maps.items():
+        valid = weighed(case.model, case.spec, case.batch, name)
+        valid = valid.reshape(ROWS, *[1] * (weights.ndim - 2), -1).expand_as(weights)
+        assert not weights[~valid].any(), name
+        if case.model.maps[name].kind == "gate":
+            assert ((weights >= 0) & (weights <= 1)).all()
+            assert (weights[valid] > 0).all()
+        else:
+            torch.testing.assert_close(weights.sum(-1), valid.any(-1).double())
+
+
+def test_maps_differ_between_rows_and_between_queries(case):
+    inputs = {n: 3 * torch.randn_like(x) for n, x in case.batch.inputs.items()}
+    quality = {n: torch.ones_like(q) for n, q in case.batch.quality.items()}
+    everything = {n: torch.ones_like(v) for n, v in case.batch.valid.items()}
+    maps = case.model(case.batch._replace(inputs=inputs, quality=quality, valid=everything)).maps
+    for name, weights in maps.items():
+        rows = weights.reshape(ROWS, -1)
+        assert (torch.cdist(rows, rows) + torch.eye(ROWS) > 1e-6).all(), name
+        if weights.ndim == 3:
+            apart = torch.cdist(weights, weights) + torch.eye(weights.shape[1])
+            assert (apart > 1e-6).all(), name
+
+
+def test_dropout_is_a_function_of_the_key(case):
+    keys = [torch.tensor(key(0, 0, "dropout", fold, 0), dtype=torch.int32) for fold in range(2)]
+    first, again, other = (case.model(case.batch, k).heads for k in (keys[0], keys[0], keys[1]))
+    evaluation = case.model(case.batch).heads
+    for task, head in first.items():
+        assert torch.equal(head, again[task])
+        assert not torch.allclose(head, other[task])
+        assert not torch.allclose(head, evaluation[task])
+
+
+FOLDS = 3
+
+
+def stacked(case: Case, mode) -> tuple[Stack, tuple]:
+    """A stack of three models, each on rows of its own with padding rows, and the arguments of its gradients."""
+    config = ObjectiveConfig(binary="focal", label_smoothing=0.05)
+    stack = Stack(case.model, Objective(config, case.spec), mode)
+    start = stack.layout.join(dict(case.model.named_parameters()))
+    noise = torch.randn(FOLDS, len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.stack([torch.from_numpy(np.random.default_rng(k).permutation(ROWS)[:8]) for k in range(FOLDS)])
+    batch = rows_of(case.batch, rows)
+    batch.weight[1, 5:] = 0
+    keys = torch.tensor([key(0, 0, "dropout", k, 0) for k in range(FOLDS)], dtype=torch.int32)
+    weights = {
+        t.name: 0.5 + torch.rand(FOLDS, max(2, t.outputs), generator=torch.Generator().manual_seed(1)).double()
+        for t in case.spec.tasks
+    }
+    return stack, (start + 0.05 * noise, batch, keys, weights, [True] * FOLDS)
+
+
+def test_stacked_folds_equal_the_loop_over_folds(case):
+    results = {}
+    for mode in ("stacked", "loop"):
+        stack, arguments = stacked(case, mode)
+        results[mode] = *stack.gradients(*arguments), stack.answers(*arguments[:2])
+    losses, gradients, answers = results["stacked"]
+    loop_losses, loop_gradients, loop_answers = results["loop"]
+    assert gradients.any(dim=1).all()
+    assert (losses - loop_losses).abs().max() < 1e-9
+    assert (gradients - loop_gradients).abs().max() < 1e-9
+    assert_same(answers, loop_answers)
+
+
+def test_a_fold_of_a_stack_does_not_depend_on_the_others(case):
+    stack, (weights, batch, keys, class_weights, active) = stacked(case, "stacked")
+    _, everyone = stack.gradients(weights, batch, keys, class_weights, active)
+    kept = [0, 2]
+    fewer = rows_of(batch, torch.tensor(kept))
+    subset = {task: w[kept] for task, w in class_weights.items()}
+    _, some = stack.gradients(weights[kept], fewer, keys[kept], subset, [True, True])
+    assert (everyone[kept] - some).abs().max() < 1e-9
+
+
+def test_a_model_has_no_hidden_state(case):
+    before = {n: p.clone() for n, p in case.model.state_dict().items()}
+    generator = torch.get_rng_state()
+    outputs = [case.model(case.batch, torch.tensor(1, dtype=torch.int32)) for _ in range(2)]
+    assert_same(*outputs, atol=0)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not list(case.model.named_buffers())
+    assert all(torch.equal(p, before[n]) for n, p in case.model.state_dict().items())
+
+
+def test_weights_round_trip_through_a_file(case, tmp_path):
+    save_file({n: p.contiguous() for n, p in case.model.state_dict().items()}, tmp_path / "weights.safetensors")
+    torch.manual_seed(99)
+    fresh = rebuilt(case.model, case.spec)
+    differs = fresh(case.batch).heads
+    fresh.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    expected = case.model(case.batch)
+    assert any(not torch.equal(head, differs[task]) for task, head in expected.heads.items())
+    assert_same(fresh(case.batch), expected, atol=0)
+
+
+def rebuilt(model: Model, spec: Spec) -> Model:
+    family = next(name for name, kind in FAMILIES.items() if kind is type(model))
+    for variant in VARIANTS[family]:
+        fresh = build(family, variant, spec, seed=99)
+        if {n: p.shape for n, p in fresh.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}:
+            return fresh
+    raise AssertionError("no variant has the model's parameters")
+
+
+@pytest.mark.parametrize(("family", "variant"), [(f, v) for f, variants in VARIANTS.items() for v in variants])
+def test_settings_round_trip(family, variant):
+    kind = FAMILIES[family].Config
+    config = validate(kind, {"family": family, **SMALL, **VARIANTS[family][variant]}, "test")
+    again = validate(kind, json.loads(config.model_dump_json()), "test")
+    assert again == config
+    assert {**SMALL, **VARIANTS[family][variant]}.items() <= config.model_dump().items()
+
+
+@given(
+    widths=st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    kinds=st.lists(st.sampled_from(["vector", "sequence", "bag"]), min_size=4, max_size=4),
+    choice=st.sampled_from([(f, v) for f, variants in VARIANTS.items() for v in variants]),
+    missing=st.floats(0, 0.8),
+)
+@settings(max_examples=20, deadline=None)
+def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, kinds, choice, missing):
+    modalities = [
+        numeric(f"m{i}", kind, w, None if kind == "vector" else 2 + i)
+        for i, (w, kind) in enumerate(zip(widths, kinds, strict=False))
+    ]
+    spec = Spec(tuple(modalities), (BINARY, GRADE))
+    batch = double(twin(spec, Plan(rows=5, missing_modalities=missing, planted="additive")).gather(torch.arange(5)))
+    family, variant = choice
+    model = build(family, variant, spec)
+    output = model(batch.without_targets())
+    assert all(torch.isfinite(leaf).all() for leaf in leaves(output).values())
+    assert {n: tuple(m.shape[1:]) for n, m in output.maps.items()} == {
+        n: tuple(len(a.labels) for a in described.axes) for n, described in model.maps.items()
+    }

@@ -1,0 +1,241 @@
+"""A stage for whole jobs: a working folder with small experiments, a tracking store copied instead of made, the
+command line run in it, and what it left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial
+
+from fusion_lab.cli import main
+from fusion_lab.config import assign, dump_yaml, load_yaml
+from fusion_lab.jobs.progress import Progress
+from fusion_lab.search.journal import open_study
+from fusion_lab.search.study import PrunerConfig, make_pruner
+from fusion_lab.tracking.store import Store
+from fusion_lab.training import Decision, Evaluation
+
+PROJECT = Path(__file__).parent.parent
+SECONDS = 240
+"""Bound of everything that is waited for; the slowest takes a tenth of it on an idle machine."""
+
+TINY: dict[str, Any] = {
+    "description": "Two small modalities, sixty rows.",
+    "data": {"domain": "synthetic", "rows": 60, "modalities": {"left": {"width": 3}, "right": {"width": 3}}},
+    "model": {"d_model": 8, "nhead": 2},
+    "training": {"epochs": 3, "patience": 3, "batch_size": 32},
+    "folds": {"k": 3},
+    "baselines": False,
+}
+SPACE: dict[str, Any] = {
+    "space": {
+        "model": {"fusion": {"choice": ["transformer", "gated"]}, "dropout": {"float": [0.0, 0.5]}},
+        "optimiser": {"lr": {"float": [1e-3, 1e-2], "log": True}},
+    },
+    "sampler": {"startup_trials": 2},
+    "pruner": {"name": "none"},
+    "budget": {"trials": 3},
+}
+EXPERIMENT_OF_TABLES: dict[str, Any] = {
+    "data": {
+        "domain": "table",
+        "root": "data",
+        "id": "id",
+        "targets": {"file": "targets.csv", "tasks": {"outcome": {"column": "label", "positive": 1}}},
+        "modalities": {"clinic": {"file": "clinic.csv"}},
+    },
+    "model": {"d_model": 8, "nhead": 2},
+    "training": {"epochs": 2},
+    "folds": {"k": 3},
+    "baselines": False,
+}
+_LEFT_OUT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A working folder. The store lies in it as ``mlflow.db``, where MLflow itself would put it."""
+
+    folder: Path
+
+    @classmethod
+    def set_up(cls, folder: Path, store: Path) -> Stage:
+        """``store`` is the folder that :func:`make_store` filled."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(store / "mlflow.db", folder / "mlflow.db")
+        stage = cls(folder)
+        stage.experiment("tiny", TINY)
+        stage.yaml("hpo/tiny.yaml", SPACE)
+        return stage
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.uri)
+
+    def enter(self, patch: pytest.MonkeyPatch) -> None:
+        """Makes it the working folder, and its store the one that is used."""
+        patch.chdir(self.folder)
+        for name in _LEFT_OUT:
+            patch.delenv(name, raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", self.uri)
+
+    def yaml(self, path: str, tree: Mapping[str, Any], /, **changes: Any) -> Path:
+        """Writes a tree of settings; ``changes`` are ``{dotted path with __ for dots: value}``."""
+        changed = deepcopy(dict(tree))
+        for name, value in changes.items():
+            assign(changed, name.replace("__", "."), value)
+        return self.text(path, dump_yaml(changed))
+
+    def experiment(self, name: str = "tiny", tree: Mapping[str, Any] = TINY, /, **changes: Any) -> Path:
+        """A file in ``experiments/``."""
+        return self.yaml(f"experiments/{name}.yaml", tree, **changes)
+
+    def text(self, path: str, content: str) -> Path:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        return file
+
+    def runs(self) -> list[Run]:
+        """All runs of the store, the oldest first."""
+        client = self.client
+        places = [e.experiment_id for e in client.search_experiments()]
+        return sorted(client.search_runs(places, max_results=1000), key=lambda r: r.info.start_time)
+
+    def of_kind(self, kind: str) -> list[Run]:
+        return [run for run in self.runs() if run.data.tags.get("fusion_lab.kind") == kind]
+
+    def running(self) -> list[str]:
+        return [run.info.run_id for run in self.runs() if run.info.status == "RUNNING"]
+
+    def artifacts(self, run: Run) -> set[str]:
+        """Paths of a run's files."""
+        root = artifact_folder(run)
+        return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+
+    def studies(self) -> list[Path]:
+        """Folders of studies and of interrupted trainings."""
+        return sorted((self.folder / "studies").glob("*"))
+
+    def halves(self) -> list[Path]:
+        """Files and folders that were begun and not finished."""
+        return sorted(self.folder.rglob("*.part"))
+
+    def trials(self) -> list[FrozenTrial]:
+        """The trials of the one study there is."""
+        (study,) = self.studies()
+        pruner = make_pruner(PrunerConfig(name="none"), 1, "")
+        return open_study(study / "journal.log", study.name, pruner).get_trials()
+
+    def best(self) -> dict[str, Any]:
+        (study,) = self.studies()
+        return load_yaml(study / "best.yaml")
+
+
+def artifact_folder(run: Run) -> Path:
+    return Path(str(run.info.artifact_uri).removeprefix("file://"))
+
+
+def make_store(folder: Path) -> Path:
+    """An empty store, which takes seconds to make: made once, copied for each test."""
+    with Store.open(f"sqlite:///{folder}/mlflow.db"):
+        return folder
+
+
+def values_of_streams(trials: list[FrozenTrial]) -> dict[int, tuple[dict[str, Any], float | None]]:
+    """What each stream of randomness was used for and what came out; interrupted trials have no value."""
+    return {t.user_attrs["stream"]: (t.params, t.value) for t in trials if t.state.name == "COMPLETE"}
+
+
+def refused(stage: Stage, capsys: pytest.CaptureFixture[str], *command: str, says: tuple[str, ...]) -> str:
+    """Runs a command that has to be refused; the line it was refused with.
+
+    One line that holds each of ``says``, exit code 2, nothing half-written, no run left RUNNING.
+    """
+    before = {run.info.run_id for run in stage.runs()}
+    with pytest.raises(SystemExit) as stopped:
+        main(list(command))
+    out, err = capsys.readouterr()
+    check_refusal(stage, before, stopped.value.code, out, err, says)
+    return err
+
+
+def check_refusal(stage: Stage, before: set[str], code: object, out: str, err: str, says: tuple[str, ...]) -> None:
+    """The four things that hold whenever an input is refused."""
+    assert code == 2, (code, err)
+    assert len(err.splitlines()) == 1 and err.startswith("fusion-lab: error: "), err
+    assert "Traceback" not in out + err
+    for part in says:
+        assert part in err, f"{part!r} is not in {err!r}"
+    assert stage.studies() == [] and stage.halves() == []
+    for run in stage.runs():
+        assert run.info.status != "RUNNING", run.info.run_name
+        if run.info.run_id not in before:
+            assert run.info.status == "FAILED" and run.data.tags["failure"], run.data.tags
+            assert run.data.metrics == {}
+
+
+def at_epoch(patch: pytest.MonkeyPatch, what: str, epoch: int, act: Callable[[], object]) -> None:
+    """Calls ``act`` when the training shown as ``what`` ("trial 1", or an experiment) has ended an epoch, once."""
+    watch = Progress.watch
+    acted: list[str] = []
+
+    def watch_and_act(self: Progress, shown: str, tail: Callable[[], str] = lambda: "") -> Callable[..., Decision]:
+        tell = watch(self, shown, tail)
+
+        def tell_and_act(evaluation: Evaluation) -> Decision:
+            if (shown, evaluation.epoch) == (what, epoch) and not acted:
+                acted.append(shown)
+                act()
+            return tell(evaluation)
+
+        return tell_and_act
+
+    patch.setattr(Progress, "watch", watch_and_act)
+
+
+_SIGNALLED = """
+import os, signal, sys
+import pytest
+from jobs_stage import at_epoch
+from fusion_lab.cli import main
+number, what, epoch, *command = sys.argv[1:]
+with pytest.MonkeyPatch.context() as patch:
+    at_epoch(patch, what, int(epoch), lambda: os.kill(os.getpid(), int(number)))
+    raise SystemExit(main(command))
+"""
+
+
+def run_command(stage: Stage, *command: str) -> subprocess.CompletedProcess[str]:
+    """``python -m fusion_lab`` in a process of its own, with MLflow's default store."""
+    return run_process(stage.folder, [sys.executable, "-m", "fusion_lab", *command])
+
+
+def run_signalled(stage: Stage, number: int, what: str, epoch: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """The same, but the process gets the signal ``number`` at the end of an epoch of ``what``."""
+    arguments = [str(int(number)), what, str(epoch), *command]
+    return run_process(stage.folder, [sys.executable, "-c", _SIGNALLED, *arguments])
+
+
+def run_process(folder: Path, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process in ``folder`` that imports this checkout's package and is ended if it takes too long."""
+    paths = os.pathsep.join([str(PROJECT), str(PROJECT / "tests")])
+    inherited = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+    env = {**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)

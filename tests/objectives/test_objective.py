@@ -1,0 +1,163 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from fusion_lab.config import validate
+from fusion_lab.contracts import Batch, ConfigError, Output, Spec, Task
+from fusion_lab.objectives import Objective, ObjectiveConfig
+
+BINARY = Task("died", "binary", ("no", "yes"))
+GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
+MONTHS = Task("months", "regression")
+STEPS = Task("walking", "binary", ("no", "yes"), per_step=True)
+SPEC = Spec((), (BINARY, GRADE, MONTHS, STEPS))
+ROWS, TIME = 8, 5
+CLASS_WEIGHTS = {
+    "died": torch.tensor([1.0, 2.0]),
+    "grade": torch.tensor([0.5, 1.0, 2.0]),
+    "months": torch.ones(1),
+    "walking": torch.tensor([1.0, 3.0]),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def some_output() -> Output:
+    shapes = {"died": (ROWS,), "grade": (ROWS, 3), "months": (ROWS,), "walking": (ROWS, TIME)}
+    heads = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
+    return Output(heads, {"vae": torch.rand(ROWS, requires_grad=True)}, {})
+
+
+def some_batch() -> Batch:
+    targets = {
+        "died": torch.randint(2, (ROWS,)).float(),
+        "grade": torch.randint(3, (ROWS,)).float(),
+        "months": torch.randn(ROWS),
+        "walking": torch.randint(2, (ROWS, TIME)).float(),
+    }
+    known = {name: torch.ones(target.shape).bool() for name, target in targets.items()}
+    return Batch({}, {}, {}, {}, targets, known, torch.ones(ROWS))
+
+
+def gradients(objective: Objective, output: Output, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    leaves = {**output.heads, **output.penalties}
+    loss = objective(output, batch, CLASS_WEIGHTS)
+    return loss.detach(), dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+def test_the_objective_is_the_weighted_sum_of_means_over_known_labels():
+    config = ObjectiveConfig(task_weights={"grade": 0.5, "months": 2.0}, penalty_weights={"vae": 0.1})
+    objective, output, batch = Objective(config, SPEC), some_output(), some_batch()
+    batch.known["died"][:3] = False
+    batch.known["walking"][0, 2:] = False
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    died = bce(output.heads["died"][3:], batch.targets["died"][3:], pos_weight=torch.tensor(2.0))
+    entropy = torch.nn.functional.cross_entropy(output.heads["grade"], batch.targets["grade"].long(), reduction="none")
+    grade = (entropy * CLASS_WEIGHTS["grade"][batch.targets["grade"].long()]).mean()
+    months = (output.heads["months"] - batch.targets["months"]).square().mean()
+    seen = batch.known["walking"]
+    walking = bce(output.heads["walking"][seen], batch.targets["walking"][seen], pos_weight=torch.tensor(3.0))
+    expected = died + 0.5 * grade + 2 * months + walking + 0.1 * output.penalties["vae"].mean()
+    torch.testing.assert_close(objective(output, batch, CLASS_WEIGHTS), expected)
+
+
+@pytest.mark.parametrize("binary", ["bce", "weighted_bce", "focal"])
+def test_an_unknown_label_moves_neither_loss_nor_gradient(binary):
+    objective, output, batch = Objective(ObjectiveConfig(binary=binary), SPEC), some_output(), some_batch()
+    for known in batch.known.values():
+        known[2] = False
+    batch.known["walking"][4, 1] = False
+    loss, gradient = gradients(objective, output, batch)
+    others = {
+        name: torch.where(batch.known[name], target, 1 - target.clamp(max=1)) for name, target in batch.targets.items()
+    }
+    other_loss, other_gradient = gradients(objective, output, batch._replace(targets=others))
+    assert torch.equal(loss, other_loss)
+    for name, known in batch.known.items():
+        assert torch.equal(gradient[name], other_gradient[name])
+        assert not gradient[name][~known].any()
+        assert gradient[name][known].any()
+
+
+def test_a_padding_row_counts_nowhere_and_the_rest_as_if_it_were_not_there():
+    objective, output, batch = Objective(ObjectiveConfig(), SPEC), some_output(), some_batch()
+    weight = torch.ones(ROWS)
+    weight[[1, 6]] = 0
+    real = weight > 0
+    loss, gradient = gradients(objective, output, batch._replace(weight=weight))
+    kept = Output({n: h[real] for n, h in output.heads.items()}, {"vae": output.penalties["vae"][real]}, {})
+    parts = [{n: t[real] for n, t in leaves.items()} for leaves in (batch.targets, batch.known)]
+    alone = objective(kept, batch._replace(targets=parts[0], known=parts[1], weight=weight[real]), CLASS_WEIGHTS)
+    torch.testing.assert_close(loss, alone.detach())
+    for part in gradient.values():
+        assert not part[~real].any()
+        assert part[real].any()
+
+
+def test_without_any_known_label_the_loss_is_zero_and_its_gradient_finite():
+    objective, output, batch = Objective(ObjectiveConfig(), SPEC), some_output(), some_batch()
+    nothing = {name: torch.zeros_like(known) for name, known in batch.known.items()}
+    loss, gradient = gradients(objective, output, batch._replace(known=nothing, weight=torch.zeros(ROWS)))
+    assert loss == 0
+    assert not any(part.any() for part in gradient.values())
+
+
+def test_class_weights_are_inverse_frequencies_of_the_training_rows():
+    rng = np.random.default_rng(0)
+    count = 60
+    targets = {"died": rng.integers(0, 2, count), "grade": rng.integers(0, 3, count), "months": rng.normal(size=count)}
+    targets["walking"] = rng.integers(0, 2, (count, TIME))
+    known = {name: rng.random(target.shape) < 0.8 for name, target in targets.items()}
+    rows = rng.random((3, count)) < 0.6
+    tensors = [
+        {n: torch.from_numpy(a).float() for n, a in targets.items()},
+        {n: torch.from_numpy(a) for n, a in known.items()},
+    ]
+    weights = Objective(ObjectiveConfig(), SPEC).class_weights(*tensors, rows)
+    for k in range(3):
+        for name in ("died", "walking"):
+            labels = targets[name][rows[k]][known[name][rows[k]]]
+            ratio = (labels == 0).sum() / (labels == 1).sum()
+            np.testing.assert_allclose(weights[name][k].numpy(), [1, ratio], rtol=1e-6)
+        labels = targets["grade"][rows[k] & known["grade"]]
+        expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+        np.testing.assert_allclose(weights["grade"][k].numpy(), expected, rtol=1e-6)
+    assert weights["months"].tolist() == [[1.0]] * 3
+
+
+def test_class_weights_read_no_other_row_and_no_unknown_label():
+    rng = np.random.default_rng(1)
+    rows = np.arange(40)[None] < 25
+    targets = {"died": torch.from_numpy(rng.integers(0, 2, 40)).float()}
+    known = {"died": torch.from_numpy(rng.random(40) < 0.7)}
+    objective = Objective(ObjectiveConfig(), Spec((), (BINARY,)))
+    other = {"died": torch.where(known["died"] & torch.from_numpy(rows[0]), targets["died"], 1 - targets["died"])}
+    told = {"died": known["died"] | torch.from_numpy(~rows[0])}
+    before, after = objective.class_weights(targets, known, rows), objective.class_weights(other, told, rows)
+    assert not torch.equal(targets["died"], other["died"])
+    assert torch.equal(before["died"], after["died"])
+
+
+def test_a_class_that_no_training_row_has_weighs_nothing():
+    targets, known = {"grade": torch.tensor([0.0, 0.0, 2.0, 1.0])}, {"grade": torch.ones(4).bool()}
+    weights = Objective(ObjectiveConfig(), Spec((), (GRADE,))).class_weights(targets, known, np.arange(4)[None] < 3)
+    torch.testing.assert_close(weights["grade"], torch.tensor([[0.75, 0.0, 1.5]]))
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name():
+    with pytest.raises(
+        ConfigError, match=re.escape("objective.task_weights.dead: unknown task (did you mean 'died'?)")
+    ):
+        Objective(ObjectiveConfig(task_weights={"dead": 1.0}), Spec((), (BINARY,)))
+
+
+def test_settings_out_of_range_are_refused():
+    for tree in ({"focal_alpha": 0.0}, {"label_smoothing": 1.0}, {"binary": "hinge"}):
+        with pytest.raises(ConfigError, match=next(iter(tree))):
+            validate(ObjectiveConfig, tree, "here")

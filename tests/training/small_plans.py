@@ -1,0 +1,74 @@
+"""Small cross-validations: plans of 60 rows with missing modalities and folds of unequal size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fusion_lab.contracts import Dataset, Folds
+from fusion_lab.experiment import Materials, override, resolve
+from fusion_lab.training import Plan
+
+TREE = {
+    "name": "small",
+    "data": {
+        "domain": "synthetic",
+        "rows": 60,
+        "modalities": {"a": {"width": 4}, "b": {"width": 3}, "s": {"kind": "sequence", "width": 2, "length": 4}},
+        "missing_modalities": 0.1,
+        "planted": "additive",
+    },
+    "model": {"fusion": "gated", "d_model": 8, "nhead": 2, "dropout": 0.2},
+    "optimiser": {"lr": 0.01, "clip": 0.5, "schedule": "warmup_cosine", "warmup_epochs": 2},
+    "training": {"epochs": 5, "batch_size": 16, "patience": 5, "mode": "stacked"},
+    "augmentation": {"modality_dropout": 0.3},
+    "folds": {"k": 4},
+}
+TWO_TASKS = {
+    "data.tasks": {"outcome": {"kind": "binary"}, "grade": {"kind": "multiclass", "classes": 3}},
+    "data.unknown_labels": 0.1,
+}
+
+
+def shortened(folds: Folds, data: Dataset) -> Folds:
+    """The same folds with fewer training rows in some of them: 24, 30, 11 and 30 of 30."""
+    train = folds.train.copy()
+    for k, left in ((0, 24), (2, 11)):
+        train[k, np.flatnonzero(train[k])[left:]] = False
+    return replace(folds, train=train, fit=train)
+
+
+def pick(*chosen: int) -> Callable[[Folds, Dataset], Folds]:
+    """Some of the folds, in the order given."""
+
+    def change(folds: Folds, data: Dataset) -> Folds:
+        folds = shortened(folds, data)
+        rows = {part: getattr(folds, part)[list(chosen)] for part in ("train", "val", "test", "fit")}
+        return replace(folds, names=tuple(folds.names[k] for k in chosen), **rows)
+
+    return change
+
+
+def make_plan(
+    settings: Mapping[str, Any] | None = None,
+    folds: Callable[[Folds, Dataset], Folds] = shortened,
+    data: Callable[[Any, Folds], Any] = lambda dataset, folds: dataset,
+    **fields: Any,
+) -> Plan:
+    """A plan of :data:`TREE` with settings over it, its folds and data changed, fields of :class:`Plan` replaced."""
+    experiment = resolve(override(TREE, settings or {}), "small")
+    loaded = _loaded(experiment.model_dump_json(include={"data", "folds"}), experiment)
+    dataset = data(loaded.dataset, loaded.folds)
+    return replace(Materials(dataset, folds(loaded.folds, dataset)).plan(experiment), **fields)
+
+
+_LOADED: dict[str, Materials] = {}
+
+
+def _loaded(key: str, experiment) -> Materials:
+    if key not in _LOADED:
+        _LOADED[key] = Materials.load(experiment)
+    return _LOADED[key]

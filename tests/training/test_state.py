@@ -1,0 +1,129 @@
+"""Laws of checkpoints: training that goes on from one equals training that never stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_plans import TWO_TASKS, make_plan
+
+from fusion_lab.contracts import DataError
+from fusion_lab.training import CONTINUE, Decision, cross_validate, state
+
+STOPPING = {**TWO_TASKS, "training.epochs": 5, "training.patience": 1}
+
+
+class Kill(Exception):  # noqa: N818 - a kill, not an error
+    pass
+
+
+def killed_at(epoch: int):
+    def on_eval(evaluation):
+        if evaluation.epoch == epoch:
+            raise Kill
+        return CONTINUE
+
+    return on_eval
+
+
+def interrupted(plan, path, epoch: int) -> None:
+    with pytest.raises(Kill):
+        cross_validate(plan, killed_at(epoch), path)
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("stacked", (1, 2, 3, 4, 5)), ("loop", (2, 4))])
+def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, mode, epochs):
+    plan = make_plan({**STOPPING, "training.mode": mode})
+    whole = cross_validate(plan)
+    assert len({fold.epochs for fold in whole.folds}) > 1, "no fold left the stack: compaction unseen"
+    for epoch in epochs:
+        path = tmp_path / f"{epoch}.safetensors"
+        interrupted(plan, path, epoch)
+        assert path.exists() == (epoch > 1)
+        again = cross_validate(plan, checkpoint=path)
+        assert not path.exists()
+        for one, other in zip(whole.folds, again.folds, strict=True):
+            assert one.history == other.history
+            assert (one.best_epoch, one.ending) == (other.best_epoch, other.ending)
+            assert all(torch.equal(weights, other.weights[name]) for name, weights in one.weights.items())
+        for task, scores in whole.predictions.score.items():
+            np.testing.assert_array_equal(scores, again.predictions.score[task])
+
+
+def test_many_kills_are_as_good_as_none(tmp_path):
+    plan = make_plan()
+    path = tmp_path / "state.safetensors"
+    for epoch in (2, 2, 4):
+        interrupted(plan, path, epoch)
+    again, whole = cross_validate(plan, checkpoint=path), cross_validate(plan)
+    assert [fold.history for fold in again.folds] == [fold.history for fold in whole.folds]
+
+
+def test_epochs_already_told_are_not_told_again_and_folds_stopped_stay_stopped(tmp_path):
+    plan, path, told = make_plan(), tmp_path / "state.safetensors", []
+
+    def first(evaluation):
+        return killed_at(3)(evaluation) if evaluation.epoch > 1 else Decision(stop=frozenset({1}))
+
+    with pytest.raises(Kill):
+        cross_validate(plan, first, path)
+    result = cross_validate(plan, lambda e: told.append((e.epoch, e.running)) or CONTINUE, path)
+    assert told == [(3, (0, 2, 3)), (4, (0, 2, 3)), (5, ())]
+    assert [fold.ending for fold in result.folds] == ["epochs", "pruned", "epochs", "epochs"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> bytes:
+    """A checkpoint of ``make_plan()`` after its first epoch."""
+    path = tmp_path_factory.mktemp("saved") / "state.safetensors"
+    interrupted(make_plan(), path, 2)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimiser.lr": 0.02}, {"data.seed": 1}, {"folds.seed": 1}, {"seed": 1}, {"trial": 1}]
+)
+def test_a_checkpoint_of_anything_else_is_refused(tmp_path, saved, settings):
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(saved)
+    with pytest.raises(DataError, match="expected a checkpoint of this configuration, data and split") as error:
+        cross_validate(make_plan(settings), checkpoint=path)
+    assert str(path) in str(error.value)
+    assert path.read_bytes() == saved
+
+
+@pytest.mark.parametrize("left", [0, 7, 100, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path, saved, left):
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(saved[: left if isinstance(left, int) else int(left * len(saved))])
+    with pytest.raises(DataError, match="expected a checkpoint in safetensors format") as error:
+        cross_validate(make_plan(), checkpoint=path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_safetensors_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(DataError, match="expected a checkpoint of this configuration"):
+        cross_validate(make_plan(), checkpoint=path)
+
+
+def test_a_crash_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    plan, path = make_plan(), tmp_path / "state.safetensors"
+    interrupted(plan, path, 3)
+    before = path.read_bytes()
+
+    def full_disk(tensors, filename, metadata):
+        with open(filename, "wb") as half:
+            half.write(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(state, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        cross_validate(plan, checkpoint=path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    again, whole = cross_validate(plan, checkpoint=path), cross_validate(plan)
+    assert [fold.history for fold in again.folds] == [fold.history for fold in whole.folds]

@@ -1,0 +1,266 @@
+"""Laws of cross-validation: what a fold learns is its own business, and its test rows are nobody's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_plans import TWO_TASKS, make_plan, pick
+
+from fusion_lab.contracts import DataError
+from fusion_lab.evaluation.folds import objective
+from fusion_lab.objectives import Objective
+from fusion_lab.training import CONTINUE, CrossValidation, Decision, Evaluation, cross_validate
+from fusion_lab.training.folds import Diverged
+
+EXACT = torch.float64
+
+
+def assert_same_fold(a, b, tolerance: float = 0.0) -> None:
+    assert (a.name, a.best_epoch, a.epochs, a.ending) == (b.name, b.best_epoch, b.epochs, b.ending)
+    assert [row.keys() for row in a.history] == [row.keys() for row in b.history]
+    left, right = ([list(row.values()) for row in fold.history] for fold in (a, b))
+    np.testing.assert_allclose(left, right, rtol=0, atol=tolerance)
+    for name, weights in a.weights.items():
+        torch.testing.assert_close(weights, b.weights[name], rtol=0, atol=tolerance)
+
+
+def assert_same(a: CrossValidation, b: CrossValidation, tolerance: float = 0.0) -> None:
+    for one, other in zip(a.folds, b.folds, strict=True):
+        assert_same_fold(one, other, tolerance)
+    np.testing.assert_array_equal(a.predictions.row, b.predictions.row)
+    for task, scores in a.predictions.score.items():
+        np.testing.assert_allclose(scores, b.predictions.score[task], rtol=0, atol=tolerance)
+
+
+def told(plan, **options) -> tuple[CrossValidation, list[Evaluation]]:
+    evaluations: list[Evaluation] = []
+    result = cross_validate(plan, lambda e: evaluations.append(e) or CONTINUE, **options)
+    return result, evaluations
+
+
+@pytest.mark.parametrize("fusion", ["transformer", "bottleneck", "gated"])
+def test_stacked_equals_the_loop(fusion):
+    settings = {**TWO_TASKS, "model.fusion": fusion, "training.patience": 2, "training.epochs": 7}
+    results = [
+        cross_validate(make_plan({**settings, "training.mode": mode}, dtype=EXACT)) for mode in ("stacked", "loop")
+    ]
+    assert len({fold.epochs for fold in results[0].folds}) > 1, "no fold stopped before another: compaction unseen"
+    assert_same(*results, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["stacked", "loop"])
+@pytest.mark.parametrize("chosen", [[3, 1, 0, 2], [2, 0], [1]])
+def test_a_fold_does_not_depend_on_the_folds_beside_it(mode, chosen):
+    settings = {"training.mode": mode, "training.epochs": 3}
+    every = cross_validate(make_plan(settings, dtype=EXACT))
+    some = cross_validate(make_plan(settings, pick(*chosen), dtype=EXACT))
+    for fold in some.folds:
+        assert_same_fold(fold, next(f for f in every.folds if f.name == fold.name), tolerance=1e-9)
+
+
+@pytest.mark.parametrize(("mode", "dtype", "tolerance"), [("loop", torch.float32, 0.0), ("stacked", EXACT, 1e-9)])
+def test_folds_that_end_change_no_other_fold(mode, dtype, tolerance):
+    plan = make_plan({"training.mode": mode}, dtype=dtype)
+    whole = cross_validate(plan)
+    some = cross_validate(plan, lambda e: Decision(stop=frozenset({0, 3})) if e.epoch == 2 else CONTINUE)
+    assert [f.ending for f in some.folds] == ["pruned", "epochs", "epochs", "pruned"]
+    assert [f.epochs for f in some.folds] == [2, 5, 5, 2]
+    for k in (1, 2):
+        assert_same_fold(some.folds[k], whole.folds[k], tolerance)
+
+
+def test_the_same_plan_gives_the_same_bits_and_another_trial_or_seed_does_not():
+    plan = make_plan({"training.epochs": 2})
+    first = cross_validate(plan)
+    torch.rand(7)  # the global generator is nobody's
+    assert_same(first, cross_validate(plan))
+    for change in ({"trial": 1}, {"seed": 1}):
+        other = cross_validate(dataclasses.replace(plan, **change))
+        assert other.folds[0].history[0]["train/loss"] != first.folds[0].history[0]["train/loss"]
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    cross_validate(make_plan({"training.epochs": 1}))
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("mode", ["stacked", "loop"])
+def test_predictions_are_those_of_the_best_weights(mode):
+    plan = make_plan({**TWO_TASKS, "training.mode": mode})
+    result = cross_validate(plan)
+    for fold in result.folds:
+        model = plan.initial_weights(fold.fold)
+        model.load_state_dict(fold.weights)
+        for split in ("val", "test"):
+            part = result.predictions.of(split, fold.fold)
+            assert part.row.tolist() == np.flatnonzero(getattr(plan.folds, split)[fold.fold]).tolist()
+            with torch.no_grad():
+                heads = model(plan.batch(part.row, plan.scaler.fold(fold.fold)).without_targets()).heads
+            np.testing.assert_allclose(part.score["outcome"], torch.sigmoid(heads["outcome"]), atol=1e-6)
+            np.testing.assert_allclose(part.score["grade"], torch.softmax(heads["grade"], -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("monitor", ["auroc", "ap", "loss"])
+def test_the_best_epoch_has_the_highest_watched_value(monitor):
+    result = cross_validate(make_plan({**TWO_TASKS, "training.monitor": monitor, "training.patience": 2}))
+    for fold in result.folds:
+        if monitor == "loss":
+            values = [-row["val/loss"] for row in fold.history]
+        else:
+            values = [np.mean([row[f"val/{t}/{monitor}"] for t in ("outcome", "grade")]) for row in fold.history]
+        assert fold.best_epoch == int(np.argmax(values)) + 1
+        waited = fold.epochs - fold.best_epoch
+        assert waited == 2 if fold.ending == "patience" else (fold.epochs == 5 and waited < 2)
+
+
+@pytest.mark.parametrize("monitor", ["auroc", "ap"])
+def test_the_last_value_told_is_the_objective_of_the_predictions(monitor):
+    plan = make_plan({**TWO_TASKS, "training.monitor": monitor})
+    result, evaluations = told(plan)
+    expected, _ = objective(result.predictions, plan.dataset.spec, monitor)
+    assert evaluations[-1].value == pytest.approx(expected, abs=1e-9)
+    assert evaluations[-1].running == ()
+    assert [e.epoch for e in evaluations] == [1, 2, 3, 4, 5]
+
+
+def test_the_value_of_a_watched_loss_is_minus_the_mean_of_the_best_losses():
+    result, evaluations = told(make_plan({"training.monitor": "loss"}))
+    best = [fold.history[fold.best_epoch - 1]["val/loss"] for fold in result.folds]
+    assert evaluations[-1].value == pytest.approx(-np.mean(best), abs=1e-12)
+
+
+@pytest.mark.parametrize("monitor", ["auroc", "ap", "loss"])
+def test_values_told_never_fall_and_stopped_folds_carry_their_best_forward(monitor):
+    settings = {"training.monitor": monitor, "training.epochs": 8, "training.patience": 1}
+    _, evaluations = told(make_plan(settings))
+    values = [e.value for e in evaluations]
+    assert values == sorted(values)
+    assert len(evaluations[0].running) > len(evaluations[-2].running) >= 1
+    for before, after in zip(evaluations, evaluations[1:], strict=False):
+        for k in set(range(4)) - set(before.running):
+            assert after.fold_scores[k] == before.fold_scores[k]
+
+
+def test_a_fold_lives_on_the_learning_rate_of_its_history():
+    result = cross_validate(make_plan({"optimiser.schedule": "cosine", "optimiser.lr": 0.01}))
+    expected = [0.005 * (1 + np.cos(np.pi * e / 5)) for e in range(5)]
+    np.testing.assert_allclose([row["lr"] for row in result.folds[0].history], expected)
+
+
+def test_test_rows_never_influence_their_fold():
+    def spoilt(data, folds):
+        rows = torch.from_numpy(folds.test[0])
+        inputs = {name: x.clone() for name, x in data.inputs.items()}
+        targets = {name: t.clone() for name, t in data.targets.items()}
+        for x in inputs.values():
+            x[rows] *= 100.0
+        targets["outcome"][rows] = 1 - targets["outcome"][rows]
+        return dataclasses.replace(data, inputs=inputs, targets=targets)
+
+    before, after = cross_validate(make_plan()), cross_validate(make_plan(data=spoilt))
+    assert_same_fold(before.folds[0], after.folds[0])
+    val = [r.predictions.of("val", 0).score["outcome"] for r in (before, after)]
+    test = [r.predictions.of("test", 0).score["outcome"] for r in (before, after)]
+    np.testing.assert_array_equal(val[0], val[1])
+    assert not np.array_equal(test[0], test[1])
+    assert before.folds[1].history != after.folds[1].history, "the rows that were spoilt train the other folds"
+
+
+def one_class(*chosen: int):
+    """Takes the positive rows out of the validation rows of some folds."""
+
+    def change(folds, data):
+        val = folds.val.copy()
+        val[list(chosen)] &= data.targets["outcome"].numpy() == 0
+        return dataclasses.replace(folds, val=val)
+
+    return change
+
+
+def with_targets(value: float, fold: int, split: str):
+    """Sets the target of a fold's rows."""
+
+    def change(data, folds):
+        target = data.targets["outcome"].clone()
+        target[torch.from_numpy(getattr(folds, split)[fold])] = value
+        return dataclasses.replace(data, targets={"outcome": target})
+
+    return change
+
+
+def test_a_fold_with_one_class_stops_by_its_loss_and_the_mean_is_pooled():
+    plan = make_plan(folds=one_class(1))
+    result, evaluations = told(plan)
+    fold = result.folds[1]
+    assert all(np.isnan(row["val/outcome/auroc"]) for row in fold.history)
+    assert fold.best_epoch == int(np.argmin([row["val/loss"] for row in fold.history])) + 1
+    assert evaluations[-1].fold_scores[1] == -fold.history[fold.best_epoch - 1]["val/loss"]
+    expected, notes = objective(result.predictions, plan.dataset.spec)
+    assert notes
+    assert evaluations[-1].value == pytest.approx(expected, abs=1e-12)
+    assert len(result.notes) == 1
+    assert result.notes[0].startswith("fold 1: auroc is undefined")
+
+
+def test_a_score_that_would_be_undefined_is_refused_before_training():
+    def never(evaluation):
+        raise AssertionError("it trained")
+
+    refuse = {"training.undefined": "refuse"}
+    with pytest.raises(
+        DataError, match="fold 1: task outcome: expected a defined auroc .* found no row of class 'yes'"
+    ):
+        cross_validate(make_plan(refuse, one_class(1)), never)
+    with pytest.raises(DataError, match="on all folds' validation rows, found no row of class 'yes'"):
+        cross_validate(make_plan(folds=one_class(0, 1, 2, 3)), never)
+
+
+def test_a_watched_loss_needs_no_classes():
+    settings = {"training.monitor": "loss", "training.undefined": "refuse", "training.epochs": 2}
+    result = cross_validate(make_plan(settings, one_class(1)))
+    assert result.notes == ()
+
+
+def test_a_fold_without_any_label_to_stop_by_is_refused():
+    def unknown(data, folds):
+        known = data.known["outcome"] & ~torch.from_numpy(folds.val[2])
+        return dataclasses.replace(data, known={"outcome": known})
+
+    with pytest.raises(DataError, match="fold 2: expected known labels among the validation rows"):
+        cross_validate(make_plan(data=unknown))
+
+
+def test_a_regression_with_a_constant_target_stops_by_its_loss():
+    plan = make_plan({"data.tasks": {"outcome": {"kind": "regression"}}}, data=with_targets(0.25, 0, "val"))
+    result = cross_validate(plan)
+    losses = [row["val/loss"] for row in result.folds[0].history]
+    assert result.folds[0].best_epoch == int(np.argmin(losses)) + 1
+    assert all(np.isnan(row["val/outcome/r2"]) for row in result.folds[0].history)
+
+
+class NoNumberInValidation(Objective):
+    def __call__(self, output, batch, class_weights):
+        loss = super().__call__(output, batch, class_weights)
+        return loss if torch.is_grad_enabled() else loss * torch.nan
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    plan = make_plan()
+
+    def poisoned():
+        model = make_plan().initial_weights(0)
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+        return model
+
+    with pytest.raises(Diverged, match="fold 0: the training loss of epoch 1 is nan"):
+        cross_validate(dataclasses.replace(plan, build_model=poisoned))
+    blind = NoNumberInValidation(plan.objective.config, plan.dataset.spec)
+    with pytest.raises(Diverged, match="fold 0: the validation loss of epoch 1 is nan"):
+        cross_validate(dataclasses.replace(plan, objective=blind))
