@@ -51,7 +51,7 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/ty check
+	$(BIN)/ty check fusion_lab
 	$(BIN)/lint-imports
 
 format: $(READY)

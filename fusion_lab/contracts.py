@@ -176,11 +176,26 @@ class Provenance:
 class Dataset(Protocol):
     """R rows behind one door. How they are stored is the data set's own business."""
 
-    spec: Spec
-    ids: np.ndarray  # [R] str
-    group: np.ndarray | None  # [R] str: rows of one group are never split over train, val and test
-    order: np.ndarray | None  # [R]: position in time inside a group
-    provenance: Provenance
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Names of the rows, str ``[R]``, all different."""
+        ...
+
+    @property
+    def group(self) -> np.ndarray | None:
+        """str ``[R]``: rows of one group are never split over train, val and test."""
+        ...
+
+    @property
+    def order(self) -> np.ndarray | None:
+        """``[R]``: position in time inside a group."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance: ...
 
     def __len__(self) -> int: ...
 

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial
 from fusion_lab.cli import main
 from fusion_lab.config import assign, dump_yaml, load_yaml
 from fusion_lab.jobs.progress import Progress
+from fusion_lab.report.drawing import DrawingProcess, draw_here
 from fusion_lab.search.journal import open_study
 from fusion_lab.search.study import PrunerConfig, make_pruner
 from fusion_lab.tracking.store import Store
@@ -30,6 +31,8 @@ from fusion_lab.training import Decision, Evaluation
 PROJECT = Path(__file__).parent.parent
 SECONDS = 240
 """Bound of everything that is waited for; the slowest takes a tenth of it on an idle machine."""
+
+BLANK = b"\x89PNG\r\n\x1a\n"
 
 TINY: dict[str, Any] = {
     "description": "Two small modalities, sixty rows.",
@@ -88,8 +91,11 @@ class Stage:
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
 
-    def enter(self, patch: pytest.MonkeyPatch) -> None:
-        """Makes it the working folder, and its store the one that is used."""
+    def enter(self, patch: pytest.MonkeyPatch, figures: bool = False) -> None:
+        """Makes it the working folder, and its store the one that is used. Figures of trials are drawn in this process,
+        or left blank: starting another one, as a job does, takes longer than a study here.
+        """
+        patch.setattr(DrawingProcess, "draw", lambda self, *request: draw_here(*request) if figures else BLANK)
         patch.chdir(self.folder)
         for name in _LEFT_OUT:
             patch.delenv(name, raising=False)

@@ -52,7 +52,7 @@ def open_study(
     """What the same command gives in a new process: a study on ``folder``, settings over CONFIG and BASE."""
     chosen = base(experiment)
     settings = validate(StudyConfig, {**CONFIG, **(config or {})}, "hpo/small.yaml")
-    materials = loaded(chosen.data.rows, chosen.folds.seed)
+    materials = loaded(chosen.resolved()["data"]["rows"], chosen.folds.seed)
     return Study(settings, chosen, materials, folder, "hpo/small.yaml")
 
 

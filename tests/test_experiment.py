@@ -79,7 +79,7 @@ def test_an_experiment_is_named_as_its_file_unless_it_says_otherwise(tmp_path):
 def test_the_command_line_goes_over_the_file():
     experiment = read_experiment("demo", {"optimiser.lr": 0.5, "data.rows": 50, "seed": 7})
     written = load_yaml(find("experiments", "demo"))
-    assert (experiment.optimiser.lr, experiment.data.rows, experiment.seed) == (0.5, 50, 7)
+    assert (experiment.optimiser.lr, experiment.resolved()["data"]["rows"], experiment.seed) == (0.5, 50, 7)
     assert experiment.model.d_model == written["model"]["d_model"]
 
 

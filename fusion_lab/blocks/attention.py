@@ -1,4 +1,6 @@
-"""Attention and the transformer layer, by plain matrix products (they stack under ``vmap``), with a leading group axis."""
+"""Attention and the transformer layer, by plain matrix products (they stack under ``vmap``), with a leading group
+axis.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from fusion_lab.blocks.randomness import Dropout
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al., 2017) of Q queries over T tokens, G groups at once.
 
-    The key projection has no bias: it adds the same number to every score of a query, which the softmax takes away again.
-    A single query is folded into the key weights and the values are pooled before they are projected: the same function, with
-    the cost of a projection per query in place of one per token.
+    The key projection has no bias: it adds the same number to every score of a query, which the softmax takes away
+    again. A single query is folded into the key weights and the values are pooled before they are projected: the same
+    function, with the cost of a projection per query in place of one per token.
 
     Args:
         groups: G; 1 where there is only one.
@@ -72,7 +74,8 @@ class Attention(nn.Module):
             pooled = torch.einsum("gbhqd,gdhe->gbqhe", used @ tokens.unsqueeze(2), v_weight)
         else:
             pooled = torch.einsum("gbhqt,gbhte->gbqhe", used, torch.einsum("gbtd,gdhe->gbhte", tokens, v_weight))
-        # The values' bias passes through weights that sum to 1 (or less, under dropout) without being projected per token.
+        # The values' bias passes through weights that sum to 1 (or less, under dropout) without being projected per
+        # token.
         share = used.sum(-1).permute(0, 1, 3, 2).unsqueeze(-1)
         pooled = pooled + share * self.bias["v"].reshape(groups, 1, 1, heads, depth)
         out = torch.baddbmm(self.bias["o"], pooled.reshape(groups, -1, width), self.weight["o"])

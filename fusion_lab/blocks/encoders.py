@@ -43,11 +43,13 @@ class VectorEncoder(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """A sequence or a bag as one token: projection, a learned summary token in front, transformer layers, the summary read.
+    """A sequence or a bag as one token: projection, a learned summary token in front, transformer layers, the summary
+    read.
 
-    Positions are learned for a sequence; a bag has none, so that the order of its instances changes nothing. The last layer is
-    computed for the summary token alone. ``[G,B,T,F] -> [G,B,D]`` and the summary's weights over the steps ``[G,B,T]``, averaged over
-    heads and without the share of the summary itself, which sum to 1 over valid steps (all 0 where none is).
+    Positions are learned for a sequence; a bag has none, so that the order of its instances changes nothing. The last
+    layer is computed for the summary token alone. ``[G,B,T,F] -> [G,B,D]`` and the summary's weights over the steps
+    ``[G,B,T]``, averaged over heads and without the share of the summary itself, which sum to 1 over valid steps (all 0
+    where none is).
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""From M modality tokens to one vector. Tokens are ``[B,M,D]``; ``valid`` bool ``[B,M]``; ``share [B,M]`` in [0, 1] scales each token's part."""
+"""From M modality tokens to one vector. Tokens are ``[B,M,D]``; ``valid`` bool ``[B,M]``; ``share [B,M]`` in [0, 1]
+scales each token's part.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def share_bias(share: Tensor) -> Tensor:
 
 
 class TransformerFusion(nn.Module):
-    """Modality embedding, pre-norm transformer layers over the tokens, mean over the present ones weighted by their share.
+    """Modality embedding, pre-norm transformer layers over the tokens, mean over the present ones weighted by their
+    share.
 
     The map is the last layer's attention between modalities, ``[B,M,M]``, averaged over heads.
     """

@@ -1,7 +1,7 @@
 """Layers with a leading group axis: G strangers of one shape computed in one matrix product.
 
-The modality encoders of a model have the same shape but for their input width; padded to one width and stacked, G of them cost one
-kernel in place of G. Activations are ``[G,B,T,D]``.
+The modality encoders of a model have the same shape but for their input width; padded to one width and stacked, G of
+them cost one kernel in place of G. Activations are ``[G,B,T,D]``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 class GroupedLinear(nn.Module):
     """``[G,...,in] -> [G,...,out]``, a weight of its own for each group.
 
-    ``widths`` gives each group's real input width where inputs are zero-padded to the largest: the padding rows of the weight are
-    zero, never receive a gradient and do not count as parameters. Initialised as ``torch.nn.Linear`` is, each group by its own width.
+    ``widths`` gives each group's real input width where inputs are zero-padded to the largest: the padding rows of the
+    weight are zero, never receive a gradient and do not count as parameters. Initialised as ``torch.nn.Linear`` is,
+    each group by its own width.
     """
 
     def __init__(self, groups: int, width: int, out: int, widths: tuple[int, ...] | None = None) -> None:

@@ -1,4 +1,6 @@
-"""The one place where masks (True = real) become numbers. All finite, so that a row with nothing real gives zeros, never NaN."""
+"""The one place where masks (True = real) become numbers. All finite, so that a row with nothing real gives zeros,
+never NaN.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Random draws that are a function of (seed, trial, fold, step, place) and of nothing else.
 
-A stream hidden in a library (``torch.manual_seed``, dropout's generator) depends on how many folds share a step and on what was drawn
-before. Here a key is made for each (seed, trial, fold, step), and each place of a model hashes (key, place, index): stacking folds,
-dropping finished ones, continuing from a checkpoint and the number of workers change nothing.
+A stream hidden in a library (``torch.manual_seed``, dropout's generator) depends on how many folds share a step and on
+what was drawn before. Here a key is made for each (seed, trial, fold, step), and each place of a model hashes (key,
+place, index): stacking folds, dropping finished ones, continuing from a checkpoint and the number of workers change
+nothing.
 """
 
 from __future__ import annotations

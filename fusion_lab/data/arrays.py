@@ -16,8 +16,8 @@ class ArrayDataset:
     """R rows held as tensors; implements :class:`fusion_lab.contracts.Dataset`.
 
     ``inputs``, ``valid``, ``observed``, ``quality``, ``targets`` and ``known`` are shaped as in
-    :class:`~fusion_lab.contracts.Batch` with R in place of B. Inputs must be 0 where not valid or not observed, targets 0
-    where not known: :meth:`checked` makes it so and fails on anything else that breaks the contract.
+    :class:`~fusion_lab.contracts.Batch` with R in place of B. Inputs must be 0 where not valid or not observed,
+    targets 0 where not known: :meth:`checked` makes it so and fails on anything else that breaks the contract.
     """
 
     spec: Spec
@@ -47,8 +47,8 @@ class ArrayDataset:
     def checked(cls, **parts) -> ArrayDataset:
         """Builds the data set, zeroing what is masked and asserting the contract's shapes and types.
 
-        Not finite values where ``valid`` and ``observed`` are True are an :class:`AssertionError`: readers refuse a user's bad
-        cells before they get here.
+        Not finite values where ``valid`` and ``observed`` are True are an :class:`AssertionError`: readers refuse a
+        user's bad cells before they get here.
         """
         made = cls(**parts)
         rows = len(made.ids)

@@ -1,48 +1,15 @@
-"""Data sets from a generator: a planted signal, known useful modalities, known missingness, a known attention target.
-
-Every piece of randomness has a generator of its own, named by its place, so that another missing rate or signal
-strength leaves everything else of the data as it was.
-"""
+"""The domain of generated data: modalities and tasks in the settings, a planted signal in the data."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-import torch
 from pydantic import Field, model_validator
-from scipy.stats import norm
 
 from fusion_lab.config import Config
-from fusion_lab.contracts import (
-    UNKNOWN,
-    ConfigError,
-    Feature,
-    Modality,
-    ModalityKind,
-    Provenance,
-    Source,
-    Spec,
-    Task,
-    TaskKind,
-    content_hash,
-)
+from fusion_lab.contracts import Feature, Modality, ModalityKind, Spec, Task, TaskKind
 from fusion_lab.data.arrays import ArrayDataset
-
-LOUDNESS = 3.0
-"""Length of a latent's direction over the columns of a modality, in standard deviations of the noise."""
-GROUP_EFFECT = 0.3
-"""Standard deviation of a group's offset on a column, in those of the noise."""
-ACTIVE = 0.5
-"""Share of a sequence's or bag's positions in which a latent shows."""
-BLUR = 3.0
-"""Deviation of what a modality of quality 0 shows around its latent, whose own deviation is 1."""
-
-Array = np.ndarray
-Leaves = dict[str, np.ndarray]
+from fusion_lab.data.planting import Generated, Planting, Truth, check_planting, generate
 
 
 class SyntheticModality(Config):
@@ -69,35 +36,7 @@ class SyntheticTask(Config):
     prevalence: float = Field(default=0.5, gt=0, lt=1)
 
 
-class Plan(Config):
-    """What is planted in a data set of any spec.
-
-    =============== ==========================================================================================
-    interaction     products of the latents of neighbouring useful modalities, the first pair loudest; a modality
-                    alone tells nothing, or a little with ``main_effect``
-    additive        the sum of the useful modalities' latents
-    quality         as additive, but each modality shows its latent the noisier the lower its quality
-    pointer         one useful modality per row carries the label's sign, marked by a cue in its columns; the others
-                    carry a random sign without the cue. With a single useful sequence or bag: one of its positions
-    =============== ==========================================================================================
-
-    ``signal`` is the slope of the log odds over the standardised score, 0 makes labels independent of every input;
-    ``noise`` the columns' own deviation. ``missing_modalities``, ``missing_cells`` and ``unknown_labels`` are shares.
-    """
-
-    rows: int = Field(default=400, ge=1)
-    groups: int | None = Field(default=None, ge=1)
-    missing_modalities: float = Field(default=0.0, ge=0, lt=1)
-    missing_cells: float = Field(default=0.0, ge=0, lt=1)
-    unknown_labels: float = Field(default=0.0, ge=0, lt=1)
-    planted: Literal["interaction", "pointer", "additive", "quality"] = "interaction"
-    signal: float = Field(default=2.0, ge=0)
-    main_effect: float = Field(default=0.0, ge=0)
-    noise: float = Field(default=1.0, gt=0)
-    seed: int = Field(default=0, ge=0)
-
-
-class SyntheticConfig(Plan):
+class SyntheticConfig(Planting):
     """A plan together with the modalities and tasks it is carried out on."""
 
     domain: Literal["synthetic"] = "synthetic"
@@ -113,31 +52,12 @@ class SyntheticConfig(Plan):
 
     @model_validator(mode="after")
     def _can_be_planted(self) -> SyntheticConfig:
-        _check_plan(spec(self), self, self.useful)
+        check_planting(spec(self), self, self.useful)
         return self
 
     @property
     def useful(self) -> tuple[str, ...]:
         return tuple(name for name, modality in self.modalities.items() if modality.useful)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a generator knows of its data.
-
-    ``attention`` of a pointer is the share each place deserves: [R,M] over the modalities, or [R,length] over the
-    positions of the one useful modality; all 0 where what carries the label is missing. ``oracle`` is the score that
-    the labels were drawn from, [R], or [R,T] of a task per step, seen as if no modality were missing.
-    """
-
-    useful: tuple[str, ...]
-    attention: Array | None
-    oracle: Leaves
-
-
-class Generated(NamedTuple):
-    dataset: ArrayDataset
-    truth: Truth
 
 
 def spec(config: SyntheticConfig) -> Spec:
@@ -166,82 +86,8 @@ def truth(config: SyntheticConfig) -> Truth:
     return _from_config(config).truth
 
 
-def twin(like: Spec, plan: Plan | None = None, useful: tuple[str, ...] | None = None) -> ArrayDataset:
-    """A data set of a real domain's spec: same names, kinds, widths, categories, lengths, tasks and classes.
-
-    ``useful`` defaults to all modalities but the last, or to all where there are fewer than three.
-
-    Raises:
-        ConfigError: the plan cannot be carried out on this spec.
-    """
-    return generate(like, plan or Plan(), useful).dataset
-
-
-def generate(
-    like: Spec,
-    plan: Plan,
-    useful: tuple[str, ...] | None = None,
-    prevalence: Mapping[str, float] | None = None,
-) -> Generated:
-    """A data set of the spec ``like`` and the truth about it; ``prevalence`` of binary tasks is 0.5 unless given.
-
-    Raises:
-        ConfigError: the plan cannot be carried out on this spec.
-    """
-    names = tuple(m.name for m in like.modalities)
-    if useful is None:
-        useful = names[:-1] if len(names) > 2 else names
-    prevalence = prevalence or {}
-    _check_plan(like, plan, useful)
-    present = _presence(names, plan)
-    valid = {m.name: _positions(m, present[m.name], plan) for m in like.modalities}
-    group = None if plan.groups is None else _rng(plan, "group").permutation(np.arange(plan.rows) % plan.groups)
-    planted = _plant(like, plan, useful, valid)
-    inputs, observed = {}, {}
-    for m in like.modalities:
-        inputs[m.name], observed[m.name] = _columns(m, planted, plan, group)
-    targets, known = _targets(like, planted, plan, prevalence, valid)
-    identity = content_hash([asdict(like), plan.model_dump(), useful, dict(prevalence)])
-    dataset = ArrayDataset.checked(
-        spec=like,
-        ids=_numbered("row", np.arange(plan.rows)),
-        inputs=_tensors(inputs),
-        valid=_tensors(valid),
-        observed=_tensors(observed),
-        quality={name: torch.from_numpy(planted.quality[name].astype(np.float32)) for name in names},
-        targets=_tensors(targets),
-        known=_tensors(known),
-        provenance=Provenance((Source("synthetic", identity, plan.rows),)),
-        group=None if group is None else _numbered("group", group),
-    )
-    oracle = {t.name: planted.score(t, i) for i, t in enumerate(like.tasks)}
-    return Generated(dataset, Truth(useful, planted.attention, oracle))
-
-
-@dataclass(frozen=True)
-class _Planted:
-    """What every modality is to show. ``main`` and ``side`` are two directions in its columns, [R] or [R,length] each.
-
-    ``terms`` [R,P] and ``step_terms`` [R,T,P] make the score with ``weights`` [P].
-    """
-
-    main: Leaves
-    side: Leaves
-    quality: Leaves
-    terms: Array
-    step_terms: Array | None
-    weights: Array
-    attention: Array | None = None
-
-    def score(self, task: Task, index: int) -> Array:
-        """The standardised score of a task; tasks differ in which term weighs most."""
-        terms = self.step_terms if task.per_step else self.terms
-        assert terms is not None
-        return terms @ np.roll(self.weights, index)
-
-
 def _from_config(config: SyntheticConfig) -> Generated:
-    plan = Plan(**{name: getattr(config, name) for name in Plan.model_fields})
+    plan = Planting(**{name: getattr(config, name) for name in Planting.model_fields})
     return generate(spec(config), plan, config.useful, {n: t.prevalence for n, t in config.tasks.items()})
 
 
@@ -249,245 +95,3 @@ def _class_names(task: SyntheticTask) -> tuple[str, ...]:
     if task.kind == "binary":
         return ("no", "yes")
     return tuple(f"class {i}" for i in range(task.classes)) if task.kind == "multiclass" else ()
-
-
-def _check_plan(like: Spec, plan: Plan, useful: tuple[str, ...]) -> None:
-    kinds = {m.name: m.kind for m in like.modalities}
-    unknown = [name for name in useful if name not in kinds]
-    if unknown:
-        raise ConfigError(f"useful: expected modalities of the spec, found {unknown[0]!r}")
-    if not useful:
-        raise ConfigError("modalities: expected at least one useful modality, found none")
-    if plan.planted == "interaction" and len(useful) < 2:
-        raise ConfigError(f"planted: interaction expects at least two useful modalities, found {len(useful)}")
-    if plan.planted == "pointer":
-        _check_pointer(like, useful)
-    if any(t.per_step for t in like.tasks) and "sequence" not in {kinds[name] for name in useful}:
-        raise ConfigError("tasks: a task per step expects a useful sequence, found none")
-
-
-def _check_pointer(like: Spec, useful: tuple[str, ...]) -> None:
-    if any(t.per_step for t in like.tasks):
-        raise ConfigError("planted: pointer expects one label per row, found a task per step")
-    if len(useful) == 1 and like.modality(useful[0]).kind == "vector":
-        raise ConfigError("planted: pointer expects two useful modalities, or one sequence or bag, found one vector")
-    for name in useful:
-        if len(_sources(like.modality(name))) < 2:
-            raise ConfigError(f"planted: pointer expects two columns, sign and cue, in {name}, found one")
-
-
-def _rng(plan: Plan, place: str) -> np.random.Generator:
-    return np.random.default_rng([plan.seed, zlib.crc32(place.encode())])
-
-
-def _signs(plan: Plan, place: str, shape: tuple[int, ...]) -> Array:
-    """Two well separated lumps of unit size: their products are as clear as they are."""
-    rng = _rng(plan, place)
-    return rng.choice([-1.0, 1.0], shape) * (1 + 0.2 * rng.standard_normal(shape))
-
-
-def _presence(names: tuple[str, ...], plan: Plan) -> Leaves:
-    """Which rows have which modality; below a missing share of 0.9 no row is left without any."""
-    rng = _rng(plan, "missing modalities")
-    present = rng.random((plan.rows, len(names))) >= plan.missing_modalities
-    kept = rng.integers(0, len(names), plan.rows)
-    if plan.missing_modalities <= 0.9:
-        empty = ~present.any(axis=1)
-        present[empty, kept[empty]] = True
-    return dict(zip(names, present.T, strict=True))
-
-
-def _positions(modality: Modality, present: Array, plan: Plan) -> Array:
-    """``valid``: [R] of a vector; half to all of the positions, padded left in sequences and right in bags."""
-    if modality.length is None:
-        return present
-    length = modality.length
-    real = _rng(plan, f"{modality.name} lengths").integers((length + 1) // 2, length + 1, plan.rows)[:, None]
-    place = np.arange(length)
-    return present[:, None] & ((place >= length - real) if modality.kind == "sequence" else (place < real))
-
-
-def _plant(like: Spec, plan: Plan, useful: tuple[str, ...], valid: Leaves) -> _Planted:
-    latent = {m.name: _signs(plan, f"{m.name} latent", (plan.rows,)) for m in like.modalities}
-    quality = {name: np.ones(plan.rows) for name in latent}
-    if plan.planted == "pointer":
-        return _pointer(like, plan, useful, valid, latent, quality)
-    shown, side, step_terms = dict(latent), {}, None
-    if plan.planted == "quality":
-        quality = {name: _rng(plan, f"{name} quality").random(plan.rows) for name in latent}
-        shown = {
-            n: z + BLUR * (1 - quality[n]) * _rng(plan, f"{n} blur").standard_normal(plan.rows)
-            for n, z in latent.items()
-        }
-    terms, weights = TERMS[plan.planted]([latent[name] for name in useful], plan.main_effect)
-    if any(t.per_step for t in like.tasks):
-        side = _step_latents(like, plan, useful)
-        steps = [side.get(name, latent[name][:, None]) for name in useful]
-        step_terms, _ = TERMS[plan.planted](list(np.broadcast_arrays(*steps)), plan.main_effect)
-    main = {name: _somewhere(z, valid[name], plan, name) for name, z in shown.items()}
-    return _Planted(main, side, quality, terms, step_terms, weights)
-
-
-def _products(latents: list[Array], main_effect: float) -> tuple[Array, Array]:
-    pairs = list(zip(latents, latents[1:], strict=False))
-    terms = np.stack([a * b + main_effect * (a + b) / np.sqrt(2) for a, b in pairs], axis=-1)
-    weights = 0.5 ** np.arange(len(pairs))
-    return terms, weights / np.sqrt((weights**2).sum() * (1 + main_effect**2))
-
-
-def _sum(latents: list[Array], _main_effect: float) -> tuple[Array, Array]:
-    return np.stack(latents, axis=-1), np.full(len(latents), len(latents) ** -0.5)
-
-
-TERMS: dict[str, Callable[[list[Array], float], tuple[Array, Array]]] = {
-    "interaction": _products,
-    "additive": _sum,
-    "quality": _sum,
-}
-
-
-def _somewhere(latent: Array, valid: Array, plan: Plan, name: str) -> Array:
-    """A row's latent [R] in some valid positions, one at least: [R,length], or as it is for a vector."""
-    if valid.ndim == 1:
-        return latent
-    draw = np.where(valid, _rng(plan, f"{name} active").random(valid.shape), np.inf)
-    return latent[:, None] * ((draw < ACTIVE) | (draw == draw.min(axis=1, keepdims=True)))
-
-
-def _step_latents(like: Spec, plan: Plan, useful: tuple[str, ...]) -> Leaves:
-    """A sign per step, [R,T], that switches now and then, of the useful sequences as long as the first of them."""
-    sequences = [like.modality(name) for name in useful if like.modality(name).kind == "sequence"]
-    shape = (plan.rows, sequences[0].length or 0)
-    made = {}
-    for name in (m.name for m in sequences if m.length == sequences[0].length):
-        switches = np.where(_rng(plan, f"{name} switches").random(shape) < 0.2, -1.0, 1.0)
-        made[name] = np.cumprod(switches, axis=1) * _signs(plan, f"{name} start", (plan.rows, 1))
-    return made
-
-
-def _pointer(like: Spec, plan: Plan, useful: tuple[str, ...], valid: Leaves, main: Leaves, quality: Leaves) -> _Planted:
-    sign = _signs(plan, "sign", (plan.rows,))
-    if len(useful) == 1:
-        name = useful[0]
-        target = _pick(valid[name], _rng(plan, "pointer"))
-        decoy = _signs(plan, f"{name} decoys", target.shape)
-        main = main | {name: np.where(target, sign[:, None], decoy)}
-        side = {name: target * 2.0 - 1.0}
-    else:
-        names = [m.name for m in like.modalities]
-        there = np.stack([valid[n].reshape(plan.rows, -1).any(1) & (n in useful) for n in names], axis=1)
-        target = _pick(there, _rng(plan, "pointer"))
-        pointed = dict(zip(names, target.T, strict=True))
-        main = {n: np.where(pointed[n], sign, z) for n, z in main.items()}
-        side = {n: pointed[n] * 2.0 - 1.0 for n in useful}
-    terms = np.where(target.any(axis=1), sign, 0.0)[:, None]
-    return _Planted(main, side, quality, terms, None, np.ones(1), target.astype(np.float32))
-
-
-def _pick(there: Array, rng: np.random.Generator) -> Array:
-    """One of the places that are there in each row, bool like ``there``; none where none is."""
-    draw = np.where(there, rng.random(there.shape), np.inf)
-    return there & (draw == draw.min(axis=1, keepdims=True))
-
-
-def _sources(modality: Modality) -> dict[str, list[int]]:
-    """The features made from each raw column, indicators aside."""
-    sources: dict[str, list[int]] = {}
-    for index, feature in enumerate(modality.features):
-        if feature.kind != "indicator":
-            sources.setdefault(feature.source or feature.name, []).append(index)
-    return sources
-
-
-def _columns(modality: Modality, planted: _Planted, plan: Plan, group: Array | None) -> tuple[Array, Array]:
-    """``inputs`` and ``observed``, [R,...,F]: raw columns around the latents, then encoded as the spec has it."""
-    sources = _sources(modality)
-    raw = _raw(modality, len(sources), planted, plan, group)
-    missing = _rng(plan, f"{modality.name} cells").random(raw.shape) < plan.missing_cells
-    inputs = np.zeros((plan.rows, *modality.shape), dtype=np.float32)
-    observed = np.ones(inputs.shape, dtype=bool)
-    for column, features in enumerate(sources.values()):
-        kinds = [modality.features[i] for i in features]
-        made, seen = _encode(kinds, raw[..., column], missing[..., column], plan, modality.name)
-        inputs[..., features], observed[..., features] = made, seen
-    places = {name: column for column, name in enumerate(sources)}
-    for index, feature in enumerate(modality.features):
-        if feature.kind == "indicator" and feature.source in places:
-            inputs[..., index] = missing[..., places[feature.source]]
-    return inputs, observed
-
-
-def _raw(modality: Modality, width: int, planted: _Planted, plan: Plan, group: Array | None) -> Array:
-    """Unscaled raw columns, float32 [R,width] or [R,length,width]: two directions, a group's offset, and noise."""
-    shape = (plan.rows, *modality.shape[:-1], width)
-    side = planted.side.get(modality.name)
-    columns = np.arange(width)
-    mark = np.zeros(width, dtype=bool) if side is None or width < 2 else columns % 2 == 1
-    turn = _rng(plan, f"{modality.name} directions").choice([-LOUDNESS, LOUDNESS], width)
-    raw = plan.noise * _rng(plan, f"{modality.name} noise").standard_normal(shape, dtype=np.float32)
-    raw += _along(planted.main[modality.name], shape) * (turn * ~mark / np.sqrt((~mark).sum())).astype(np.float32)
-    if side is not None and mark.any():
-        raw += _along(side, shape) * (turn * mark / np.sqrt(mark.sum())).astype(np.float32)
-    if group is not None:
-        offset = _rng(plan, f"{modality.name} groups").standard_normal((plan.groups or 0, width), dtype=np.float32)
-        raw += GROUP_EFFECT * plan.noise * offset[group].reshape(plan.rows, *[1] * (len(shape) - 2), width)
-    return raw
-
-
-def _along(latent: Array, shape: tuple[int, ...]) -> Array:
-    """[R] or [R,length] with axes of size 1 up to those of ``shape``."""
-    return latent.astype(np.float32).reshape(*latent.shape, *[1] * (len(shape) - latent.ndim))
-
-
-def _encode(features: list[Feature], raw: Array, missing: Array, plan: Plan, modality: str) -> tuple[Array, Array]:
-    """One raw column as its features: values and ``observed``, [R,...,features]. A missing category is unknown."""
-    rng = _rng(plan, f"{modality} {features[0].source or features[0].name} units")
-    if features[0].kind == "numeric":
-        return (rng.normal(0, 5) + rng.lognormal(0, 1) * raw)[..., None], ~missing[..., None]
-    if features[0].kind == "binary":
-        return (raw > rng.normal(0, 0.5))[..., None], ~missing[..., None]
-    names = [f.category for f in features]
-    slots = [i for i, name in enumerate(names) if name != UNKNOWN] or [0]
-    cuts = norm.ppf(np.linspace(0, 1, len(slots) + 1)[1:-1], scale=np.hypot(LOUDNESS, plan.noise))
-    chosen = np.array(slots)[np.searchsorted(cuts, raw)]
-    if UNKNOWN in names:
-        chosen = np.where(missing, names.index(UNKNOWN), chosen)
-        missing = np.zeros_like(missing)
-    return np.eye(len(features))[chosen], np.repeat(~missing[..., None], len(features), axis=-1)
-
-
-def _targets(
-    like: Spec, planted: _Planted, plan: Plan, prevalence: Mapping[str, float], valid: Leaves
-) -> tuple[Leaves, Leaves]:
-    targets, known = {}, {}
-    for index, task in enumerate(like.tasks):
-        score = planted.score(task, index)
-        targets[task.name] = _draw_target(task, score, plan, prevalence.get(task.name, 0.5)).astype(np.float32)
-        told = _rng(plan, f"{task.name} known").random(plan.rows) >= plan.unknown_labels
-        known[task.name] = told if score.ndim == 1 else told[:, None] & _any_step(like, valid, score.shape)
-    return targets, known
-
-
-def _draw_target(task: Task, score: Array, plan: Plan, prevalence: float) -> Array:
-    """Class codes whose log odds rise with ``signal`` times the score, of the asked frequencies; or the noisy value."""
-    rng = _rng(plan, f"{task.name} label")
-    if task.kind == "regression":
-        return plan.signal * score + rng.standard_normal(score.shape)
-    drive = plan.signal * score + rng.logistic(size=score.shape)
-    shares = [1 - prevalence] if task.kind == "binary" else np.linspace(0, 1, len(task.classes) + 1)[1:-1]
-    return np.searchsorted(np.quantile(drive, shares), drive)
-
-
-def _any_step(like: Spec, valid: Leaves, shape: tuple[int, ...]) -> Array:
-    """Steps, [R,T], that at least one sequence of that length has."""
-    steps = [valid[m.name] for m in like.modalities if m.kind == "sequence" and m.length == shape[1]]
-    return np.any(steps, axis=0)
-
-
-def _numbered(word: str, numbers: Array) -> Array:
-    digits = len(str(max(len(numbers) - 1, 0)))
-    return np.array([f"{word} {n:0{digits}d}" for n in numbers])
-
-
-def _tensors(leaves: Leaves) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(leaf)) for name, leaf in leaves.items()}

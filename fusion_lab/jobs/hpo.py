@@ -163,6 +163,7 @@ class _Search:
             run.flush()
             self.study.tell(suggestion, self.value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
             run.tags({STATE: "pruned" if pruned else "complete"})
+            run.flush()  # not behind the figures: a kill while they are drawn leaves the run of a trial that counts
             log_figures(run, outcome, self.draw)
         self._tell(suggestion, scored, result.seconds, "pruned" if pruned else "best so far" if is_best else "")
         return False

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -37,7 +37,7 @@ class Session:
 
 
 @contextmanager
-def session(experiment: str, kind: str, name: str, uri: str | None = None) -> Iterator[Session]:
+def session(experiment: str, kind: str, name: str, uri: str | None = None) -> Generator[Session]:
     """Opens the store, closes what a kill left behind, and holds the job's run until its end.
 
     A run launched by ``mlflow run`` (MLFLOW_RUN_ID) is taken over and stays in its MLflow experiment; otherwise the
@@ -56,7 +56,7 @@ def session(experiment: str, kind: str, name: str, uri: str | None = None) -> It
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> Generator[None]:
     def terminate(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt("terminated")
 

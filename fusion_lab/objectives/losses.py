@@ -1,4 +1,6 @@
-"""Unreduced losses: ``[B]`` logits, targets and class weights in, ``[B]`` out. The masks are applied where they are summed."""
+"""Unreduced losses: ``[B]`` logits, targets and class weights in, ``[B]`` out. The masks are applied where they are
+summed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from fusion_lab.config import Config
 class ObjectiveConfig(Config):
     """What is minimised: a loss per kind of task, weighted over tasks and penalties.
 
-    ``focal_alpha`` weighs the positives (Lin et al., 2017). ``label_smoothing`` e turns a binary target y into y (1 - e) + e / 2.
+    ``focal_alpha`` weighs the positives (Lin et al., 2017). ``label_smoothing`` e turns a binary target y into y (1 -
+    e) + e / 2.
     """
 
     binary: Literal["bce", "weighted_bce", "focal"] = "weighted_bce"
@@ -39,7 +42,9 @@ def bce(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig
 
 
 def weighted_bce(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
-    """Binary cross-entropy whose positive term is multiplied by ``weights[1]``, negatives over positives of the training rows."""
+    """Binary cross-entropy whose positive term is multiplied by ``weights[1]``, negatives over positives of the
+    training rows.
+    """
     smooth = target * (1 - config.label_smoothing) + config.label_smoothing / 2
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
     return -(weights[1] * smooth * log_p + weights[0] * (1 - smooth) * log_q)

@@ -12,7 +12,9 @@ from fusion_lab.objectives.losses import LOSSES, ObjectiveConfig
 
 
 class Objective:
-    """``objective(output, batch, class_weights) -> scalar``; a row counts with ``batch.weight`` where its label is known."""
+    """``objective(output, batch, class_weights) -> scalar``; a row counts with ``batch.weight`` where its label is
+    known.
+    """
 
     def __init__(self, config: ObjectiveConfig, spec: Spec) -> None:
         names = [t.name for t in spec.tasks]
@@ -43,8 +45,8 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Per task and fold, from the rows of ``rows`` bool ``[K,R]`` alone.
 
-        Binary ``[K,2]``: ``(1, negatives / positives)``. Multiclass ``[K,C]``: inverse frequency with mean 1 over the rows; a class
-        without rows weighs 0. Regression ``[K,1]``: ones.
+        Binary ``[K,2]``: ``(1, negatives / positives)``. Multiclass ``[K,C]``: inverse frequency with mean 1 over the
+        rows; a class without rows weighs 0. Regression ``[K,1]``: ones.
         """
         weights: dict[str, Tensor] = {}
         members = torch.from_numpy(rows)

@@ -32,9 +32,12 @@ NICE = 10  # training comes first where processors are few
 
 def draw_curves(payload: Mapping[str, Any]) -> bytes:
     """The PNG of what :func:`fusion_lab.report.curves.curves_dict` gave."""
-    return curves_png(
-        [FoldResult(**{**fold, "history": tuple(fold["history"]), "weights": {}}) for fold in payload["folds"]]
-    )
+    return curves_png([_fold(plain) for plain in payload["folds"]])
+
+
+def _fold(plain: Mapping[str, Any]) -> FoldResult:
+    facts: dict[str, Any] = {name: plain[name] for name in ("fold", "name", "best_epoch", "epochs", "ending")}
+    return FoldResult(**facts, history=tuple(plain["history"]), weights={})
 
 
 def draw_attention(payload: Mapping[str, Any]) -> bytes:

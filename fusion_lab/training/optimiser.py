@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fusion_lab.config import Config
 
-
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -48,11 +47,11 @@ def learning_rate(config: OptimiserConfig, epoch: int, epochs: int) -> float:
 
 
 class StackedAdamW:
-    """AdamW on weights ``[K,P]`` by PyTorch's fused kernel, called for one row after the other, so that folds never meet.
+    """AdamW on weights ``[K,P]`` by PyTorch's fused kernel, one row after the other, so that folds never meet.
 
-    The kernel is called directly: ``torch.optim.AdamW`` is the same arithmetic, but imports PyTorch's compiler at its first step,
-    which costs seconds at the start of every process. A fold whose turn it is not is left alone: no decay, no momentum,
-    no count of steps.
+    The kernel is called directly: ``torch.optim.AdamW`` is the same arithmetic, but imports PyTorch's compiler at its
+    first step, which costs seconds at the start of every process. A fold whose turn it is not is left alone: no decay,
+    no momentum, no count of steps.
     """
 
     def __init__(self, weights: Tensor, config: OptimiserConfig) -> None:

@@ -14,7 +14,9 @@ from fusion_lab.contracts import Axis, Batch, Output, Spec
 
 
 class MapSpec(NamedTuple):
-    """What an attention map of a model's :class:`~fusion_lab.contracts.Output` holds; its last axis is what is weighed."""
+    """What an attention map of a model's :class:`~fusion_lab.contracts.Output` holds; its last axis is what is
+    weighed.
+    """
 
     kind: Literal["attention", "gate"]
     axes: tuple[Axis, ...]
@@ -23,8 +25,8 @@ class MapSpec(NamedTuple):
 class Model(nn.Module):
     """A family: built from its config and a :class:`~fusion_lab.contracts.Spec`, pure in tensors.
 
-    ``forward`` sees no target, draws nothing (``key`` does, see :mod:`fusion_lab.blocks.randomness`) and has static shapes, so
-    that ``torch.func`` can stack it over folds.
+    ``forward`` sees no target, draws nothing (``key`` does, see :mod:`fusion_lab.blocks.randomness`) and has static
+    shapes, so that ``torch.func`` can stack it over folds.
     """
 
     Config: ClassVar[type[Config]]

@@ -18,9 +18,9 @@ from fusion_lab.config import Config, load_yaml, validate
 from fusion_lab.contracts import Batch, Dataset
 from fusion_lab.data import DOMAINS, Domain
 from fusion_lab.data.arrays import ArrayDataset
+from fusion_lab.data.planting import Planting, twin
 from fusion_lab.data.scaling import Scaler, ScalingConfig
 from fusion_lab.data.splits import FoldsConfig, make_folds
-from fusion_lab.data.synthetic import Plan, twin
 
 HANCOCK = Path(__file__).parents[2] / "experiments" / "hancock.yaml"
 GROUPS = 9
@@ -165,7 +165,7 @@ def test_rows_are_gathered_by_index_with_any_leading_shape(loaded):
 
 def test_a_twin_has_the_spec_and_the_shapes_of_the_data(loaded):
     like = loaded.dataset.spec
-    plan = Plan(rows=40, missing_modalities=0.1, missing_cells=0.05)
+    plan = Planting(rows=40, missing_modalities=0.1, missing_cells=0.05)
     dataset = twin(like, plan)
     assert dataset.spec == like
     ours, real = named_leaves(everything(dataset)), named_leaves(everything(loaded.dataset))

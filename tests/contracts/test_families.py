@@ -16,7 +16,7 @@ from torch import Tensor
 from fusion_lab.blocks.randomness import key
 from fusion_lab.config import validate
 from fusion_lab.contracts import UNKNOWN, Batch, Feature, Modality, Output, Spec, Task
-from fusion_lab.data.synthetic import Plan, twin
+from fusion_lab.data.planting import Planting, twin
 from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.training.stack import Stack
 from fusion_lab.zoo import FAMILIES, Model
@@ -90,7 +90,7 @@ def double(batch: Batch) -> Batch:
 def case(request) -> Case:
     family, variant, spec_name = request.param
     spec = SPECS[spec_name]
-    plan = Plan(rows=ROWS, missing_modalities=0.2, missing_cells=0.1, unknown_labels=0.1, planted="quality", seed=1)
+    plan = Planting(rows=ROWS, missing_modalities=0.2, missing_cells=0.1, unknown_labels=0.1, planted="quality", seed=1)
     return Case(build(family, variant, spec), spec, double(twin(spec, plan).gather(torch.arange(ROWS))))
 
 
@@ -414,7 +414,7 @@ def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, ki
         for i, (w, kind) in enumerate(zip(widths, kinds, strict=False))
     ]
     spec = Spec(tuple(modalities), (BINARY, GRADE))
-    batch = double(twin(spec, Plan(rows=5, missing_modalities=missing, planted="additive")).gather(torch.arange(5)))
+    batch = double(twin(spec, Planting(rows=5, missing_modalities=missing, planted="additive")).gather(torch.arange(5)))
     family, variant = choice
     model = build(family, variant, spec)
     output = model(batch.without_targets())

@@ -98,7 +98,7 @@ def test_several_tasks_and_their_unknown_labels_are_stratified_at_once(seed):
     for codes in (first, second):
         for mark in (np.isnan(codes), *(codes == c for c in (0, 1, 2))):
             # a greedy heuristic for seven labels at once: within three rows of the ideal
-                assert abs(folds.test[:, mark].sum(axis=1) - mark.sum() / 5).max() < 3
+            assert abs(folds.test[:, mark].sum(axis=1) - mark.sum() / 5).max() < 3
 
 
 def test_grouped_stratification_is_no_worse_than_scikit_learn():

@@ -11,17 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, Feature, Modality, Spec, Task
-from fusion_lab.data.synthetic import (
-    Plan,
-    SyntheticConfig,
-    SyntheticModality,
-    SyntheticTask,
-    generate,
-    load,
-    spec,
-    truth,
-    twin,
-)
+from fusion_lab.data.planting import Planting, generate, twin
+from fusion_lab.data.synthetic import SyntheticConfig, SyntheticModality, SyntheticTask, load, spec, truth
 
 TWO_VECTORS = {"a": SyntheticModality(width=6), "b": SyntheticModality(width=6), "c": SyntheticModality(useful=False)}
 RAGGED = {
@@ -94,7 +85,7 @@ def test_missingness_and_signal_leave_everything_else_as_it_was():
 
 @given(
     plan=st.builds(
-        Plan,
+        Planting,
         rows=st.integers(20, 40),
         groups=st.sampled_from([None, 4]),
         missing_modalities=st.sampled_from([0.0, 0.4, 0.95]),
@@ -124,7 +115,7 @@ def test_a_twin_keeps_the_spec_and_the_contract(plan):
 
 
 def test_a_twin_has_one_category_per_column_and_indicators_that_tell_the_missing_cells():
-    data = twin(CLINICAL, Plan(rows=200, missing_modalities=0.2, missing_cells=0.3))
+    data = twin(CLINICAL, Planting(rows=200, missing_modalities=0.2, missing_cells=0.3))
     there, clinic = data.valid["clinic"], data.inputs["clinic"]
     for columns in (slice(2, 6), slice(6, 9)):
         assert (clinic[there, columns].sum(1) == 1).all()
@@ -226,7 +217,7 @@ def test_additive_modalities_tell_alone_and_more_together():
     assert scores["ab"] > max(scores["a"], scores["b"]) + 0.05
 
 
-def test_low_quality_is_noise():
+def test_low_quality_shows_another_row():
     data = load(SyntheticConfig(rows=6000, planted="quality", modalities=TWO_VECTORS))
     outcome, quality = data.targets["outcome"].numpy(), data.quality["a"].numpy()
     auroc = [
@@ -273,7 +264,7 @@ def test_a_pointer_into_one_sequence_or_bag_names_one_position(kind):
 
 
 def test_a_task_per_step_is_told_by_the_steps():
-    made = generate(CLINICAL, Plan(rows=200))
+    made = generate(CLINICAL, Planting(rows=200))
     known, oracle = made.dataset.known["walking"].numpy(), made.truth.oracle["walking"]
     assert oracle.shape == known.shape == (200, 20)
     assert roc_auc_score(made.dataset.targets["walking"].numpy()[known], oracle[known]) > 0.8
@@ -287,9 +278,9 @@ def test_the_spec_is_known_without_the_data():
 
 
 def test_useful_modalities_of_a_twin_may_be_chosen():
-    made = generate(CLINICAL, Plan(rows=60), useful=("gait", "cells"))
+    made = generate(CLINICAL, Planting(rows=60), useful=("gait", "cells"))
     assert made.truth.useful == ("gait", "cells")
-    assert generate(CLINICAL, Plan(rows=60)).truth.useful == ("clinic", "gait")
+    assert generate(CLINICAL, Planting(rows=60)).truth.useful == ("clinic", "gait")
     with pytest.raises(ConfigError, match="useful: expected modalities of the spec, found 'gate'"):
         twin(CLINICAL, useful=("gate",))
 
@@ -297,9 +288,9 @@ def test_useful_modalities_of_a_twin_may_be_chosen():
 @pytest.mark.parametrize(
     ("plan", "useful", "message"),
     [
-        (Plan(), ("gait",), "interaction expects at least two useful modalities, found 1"),
-        (Plan(planted="pointer"), None, "pointer expects one label per row, found a task per step"),
-        (Plan(planted="additive"), ("clinic", "cells"), "a task per step expects a useful sequence, found none"),
+        (Planting(), ("gait",), "interaction expects at least two useful modalities, found 1"),
+        (Planting(planted="pointer"), None, "pointer expects one label per row, found a task per step"),
+        (Planting(planted="additive"), ("clinic", "cells"), "a task per step expects a useful sequence, found none"),
     ],
 )
 def test_a_plan_that_a_spec_cannot_carry_is_refused(plan, useful, message):

@@ -1,5 +1,6 @@
 """A whole study on small data: what it leaves in MLflow and in its folder, and that the same command goes on."""
 
+import fcntl
 import json
 import math
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from jobs_stage import PROJECT, SPACE, TINY, Stage, artifact_folder
+from jobs_stage import PROJECT, SPACE, TINY, Stage, artifact_folder, at_epoch
 from mlflow.entities import Run
 from optuna.trial import TrialState
 from safetensors.numpy import load_file
@@ -16,8 +17,9 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fusion_lab.cli import main
 from fusion_lab.config import load_yaml
-from fusion_lab.experiment import read_experiment
+from fusion_lab.experiment import Materials, read_experiment
 from fusion_lab.jobs.hpo import find_space
+from fusion_lab.training import Diverged
 from fusion_lab.zoo.baselines import baseline_names
 
 FOLDS, TRIALS = 3, 3
@@ -53,7 +55,7 @@ def finished(tmp_path_factory, empty_store) -> Finished:
     shown, ends, best = [], [], {}
     commands = [COMMAND, COMMAND, [*COMMAND, f"--trials={TRIALS + 1}"], ["train", "--experiment=best.yaml"]]
     with pytest.MonkeyPatch.context() as patch:
-        stage.enter(patch)
+        stage.enter(patch, figures=True)
         for command in commands:
             out = Capture()
             patch.setattr("sys.stdout", out)
@@ -134,7 +136,7 @@ def test_a_trials_scores_are_scikit_learns_on_its_predictions(finished):
         val = predictions[predictions["split"] == "val"]
         assert sorted(val["id"]) == sorted(set(val["id"])) and len(val) == 60  # each row validates one fold
         for fold, rows in val.groupby("fold"):
-            truth, score = rows["outcome/target"], rows["outcome/score"]
+            truth, score = rows["target"], rows["score"]
             assert run.data.metrics[f"fold{fold}/val/outcome/auroc"] == pytest.approx(roc_auc_score(truth, score))
             assert run.data.metrics[f"fold{fold}/val/outcome/ap"] == pytest.approx(
                 average_precision_score(truth, score)
@@ -148,7 +150,7 @@ def test_the_objective_is_the_mean_that_optuna_was_told(finished):
     for run in finished.trials:
         number = int(run.data.tags["fusion_lab.trial"])
         val = frame(run, "predictions.parquet").query("split == 'val'")
-        mean = np.mean([roc_auc_score(r["outcome/target"], r["outcome/score"]) for _, r in val.groupby("fold")])
+        mean = np.mean([roc_auc_score(r["target"], r["score"]) for _, r in val.groupby("fold")])
         assert run.data.metrics["objective"] == values[number] == pytest.approx(mean, abs=1e-12)
 
 
@@ -304,8 +306,6 @@ def test_a_later_study_run_points_to_the_first(finished):
 
 def test_the_baselines_are_the_specs(finished):
     names = {run.info.run_name.removeprefix("baseline ") for run in finished.of("baseline")}
-    from fusion_lab.experiment import Materials
-
     assert names == set(baseline_names(Materials.load(read_experiment(str(finished.stage.folder / "best.yaml"))).spec))
 
 
@@ -313,6 +313,7 @@ def test_nothing_is_left_half_done(finished):
     assert finished.stage.halves() == [] and finished.stage.running() == []
 
 
+@pytest.mark.slow
 def test_four_trials_at_once_are_four_trials_one_by_one(finished, stage):
     """Continuing changes no number: a study of four in one go, in another folder, comes to the same."""
     stage.experiment("tiny", TINY, baselines=True)
@@ -330,8 +331,6 @@ def test_another_seed_is_another_study(stage, capsys):
 
 def test_a_study_that_another_process_runs_is_refused(stage, capsys, monkeypatch):
     assert main([*COMMAND, "--trials=1"]) == 0
-    import fcntl
-
     (study,) = stage.studies()
     with open(study / "lock", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -359,15 +358,18 @@ def test_a_pruned_trial_is_shown_as_such(stage, capsys, monkeypatch):
     assert "pruned" in capsys.readouterr().out
 
 
-def test_a_trial_that_diverges_is_shown_with_its_reason(stage, capsys):
-    space = {"optimiser": {"lr": {"choice": [1e30, 1e-3]}}}
-    stage.yaml("hpo/tiny.yaml", {**SPACE, "space": space, "sampler": {"name": "random"}})
-    assert main([*COMMAND, "--trials=4", "--set=optimiser.clip=1e30"]) == 0
-    failed = [t for t in stage.trials() if t.state == TrialState.FAIL]
-    assert failed and all("loss" in t.user_attrs["reason"] for t in failed)
-    runs = [run for run in stage.of_kind("trial") if run.info.status == "FAILED"]
-    assert len(runs) == len(failed) and all("loss" in run.data.tags["failure"] for run in runs)
-    assert all(f"trial {t.number} failed: " in capsys_text for t in failed for capsys_text in [capsys.readouterr().out])
+def test_a_trial_that_diverges_is_shown_with_its_reason(stage, capsys, monkeypatch):
+    def diverge():
+        raise Diverged("fold 1: the training loss of epoch 2 is nan")
+
+    at_epoch(monkeypatch, "trial 1", 2, diverge)
+    assert main([*COMMAND, "--trials=3"]) == 0
+    states = [t.state.name for t in stage.trials()]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE"]
+    failed = stage.of_kind("trial")[1]
+    assert failed.info.status == "FAILED" and failed.data.tags["fusion_lab.state"] == "failed"
+    assert failed.data.tags["failure"] == "fold 1: the training loss of epoch 2 is nan"
+    assert "trial 1 failed: fold 1: the training loss of epoch 2 is nan" in capsys.readouterr().out
 
 
 def test_the_time_budget_stops_new_trials(stage, capsys):
@@ -379,7 +381,7 @@ def test_the_time_budget_stops_new_trials(stage, capsys):
     ("experiment", "space", "file"),
     [("demo", None, "demo"), ("hancock", None, "hancock"), ("demo", "token_fusion", "token_fusion")],
 )
-def test_the_space_of_an_experiment(experiment, space, file):
+def test_the_space_of_an_experiment(experiment, space, file, stage):
     assert find_space(space, experiment, read_experiment(experiment)) == PROJECT / "hpo" / f"{file}.yaml"
 
 

@@ -58,6 +58,7 @@ def test_a_lock_goes_with_a_killed_process(tmp_path):
     hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); "
     hold += "print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", hold, path], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
     other.send_signal(signal.SIGKILL)
     other.communicate()

@@ -117,6 +117,7 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
     hold += "f.write(str(os.getpid())); f.flush(); print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", hold, study.folder / "lock"], stdout=subprocess.PIPE, text=True)
     try:
+        assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"found process {other.pid} at it"), study.locked():
             raise AssertionError("two processes at one study")
@@ -157,7 +158,9 @@ def test_best_is_the_first_of_the_highest_complete_trials(tmp_path):
         if value is not None:
             suggestion.trial.report(value, 1)
         study.tell(suggestion, value, TrialState[state])
-    assert (study.best().number, study.best().value) == (1, 0.7)
+    best = study.best()
+    assert best is not None
+    assert (best.number, best.value) == (1, 0.7)
     assert len(study.ended()) == 6
 
 
@@ -177,6 +180,7 @@ def test_the_best_configuration_as_a_file_reproduces_its_value(tmp_path):
         cross_validate(materials.plan(suggestion.experiment), lambda e, told=told: told.append(e.value) or CONTINUE)
         study.tell(suggestion, told[-1])
     best = study.best()
+    assert best is not None
     file = tmp_path / "best.yaml"
     file.write_text(dump_yaml(study.experiment_of(best).resolved()))
     experiment, told = read_experiment(str(file)), []
@@ -240,7 +244,7 @@ def test_importance_names_the_setting_that_matters(tmp_path):
         suggestion = study.ask()
         study.tell(suggestion, suggestion.experiment.model.dropout)
     shares = study.importance()
-    assert max(shares, key=shares.get) == "model.dropout"
+    assert max(shares, key=lambda name: shares[name]) == "model.dropout"
     assert sum(shares.values()) == pytest.approx(1)
 
 

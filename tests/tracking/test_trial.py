@@ -10,7 +10,14 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load as load_safetensors
 
-from fusion_lab.tracking.trial import curve_metrics, fold_metrics, log_cross_validation, log_figures, row_labels, summary_metrics
+from fusion_lab.tracking.trial import (
+    curve_metrics,
+    fold_metrics,
+    log_cross_validation,
+    log_figures,
+    row_labels,
+    summary_metrics,
+)
 
 TASKS = {"death (5 y)": "death _5 y_", "grade": "grade"}
 CALLS = ("create_run", "log_batch", "set_tag", "set_terminated", "log_artifact", "get_run", "search_runs", "log_metric")

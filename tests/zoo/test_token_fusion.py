@@ -5,7 +5,7 @@ import torch
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, Feature, Modality, Spec, Task
-from fusion_lab.data.synthetic import Plan, twin
+from fusion_lab.data.planting import Planting, twin
 from fusion_lab.zoo.token_fusion import TokenFusion, TokenFusionConfig, group_modalities
 
 OUTCOME = (Task("outcome", "binary", ("no", "yes")),)
@@ -71,7 +71,7 @@ def test_every_size_changes_the_number_of_parameters(setting):
 
 def test_quality_scales_what_a_modality_contributes_only_where_it_is_asked_for():
     spec = Spec((modality("a", 3), modality("b", 3)), OUTCOME)
-    batch = twin(spec, Plan(rows=6)).gather(torch.arange(6))
+    batch = twin(spec, Planting(rows=6)).gather(torch.arange(6))
     lower = batch._replace(quality={"a": torch.full((6,), 0.2), "b": torch.ones(6)})
     for quality in (True, False):
         torch.manual_seed(0)
