@@ -159,6 +159,8 @@ class _Search:
             best = self.study.best()
             is_best = not pruned and (best is None or best.value is None or self.value > best.value)
             scored, outcome = self._log(suggestion, run, result, pruned, is_best)
+            if not pruned:
+                self._carry_forward(suggestion, max(fold.epochs for fold in result.folds))
             # the trial counts once its numbers are in the store; its figures are drawn while the next one trains
             run.flush()
             self.study.tell(suggestion, self.value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
@@ -178,6 +180,11 @@ class _Search:
             return Decision(prune=True) if evaluation.running and suggestion.trial.should_prune() else CONTINUE
 
         return on_eval
+
+    def _carry_forward(self, suggestion: Suggestion, last: int) -> None:
+        """A trial that stopped early stands at what it reached, for the pruner that compares others with it later."""
+        for epoch in range(last + 1, suggestion.experiment.training.epochs + 1):
+            suggestion.trial.report(self.value, epoch)
 
     def _log(
         self, suggestion: Suggestion, run: Run, result: CrossValidation, pruned: bool, is_best: bool

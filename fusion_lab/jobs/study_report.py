@@ -19,7 +19,7 @@ from fusion_lab.jobs.tell import view_lines
 from fusion_lab.report.study import Study as StudyFigures
 from fusion_lab.report.study import comparison_png, history_png, parameters_png
 from fusion_lab.report.study_page import study_html
-from fusion_lab.search.study import REASON, Study
+from fusion_lab.search.study import INTERRUPTED, REASON, Study
 from fusion_lab.tracking import views
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 
@@ -110,7 +110,7 @@ def _log_pages(
 
 
 def _figures(study: Study, rows: Sequence[Scored]) -> StudyFigures:
-    ended = [t for t in study.trials() if t.state in STATES and t.user_attrs.get(REASON) != "interrupted"]
+    ended = [t for t in study.trials() if t.state in STATES and t.user_attrs.get(REASON) != INTERRUPTED]
     lines = [(row, row.line("val", headline_metric(row))) for row in rows]
     scores = [
         {"name": row.name, "kind": row.kind, **line[["mean", "ci_low", "ci_high"]].to_dict()}

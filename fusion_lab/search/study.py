@@ -99,10 +99,10 @@ class Study:
         self.space: Space = parse_space(config.space, source)
         self.source = source
         check_space(self.space, base.resolved(), source)
+        pruner = make_pruner(config.pruner, base.training.epochs, source)
         self.name = f"{base.name}-{self._identity(materials)[:8]}"
         self.folder = folder / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        pruner = make_pruner(config.pruner, base.training.epochs, source)
         self._study = open_study(self.folder / "journal.log", self.name, pruner)
 
     def _identity(self, materials: Materials) -> str:

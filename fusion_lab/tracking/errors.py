@@ -38,7 +38,7 @@ def told(what: str) -> Generator[None]:
     """Turns a failure of the store into a :class:`StoreError` that begins with ``what``."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a database's driver is imported late
         raise StoreError(f"{what}, found: {reason(error)}") from error
 
 

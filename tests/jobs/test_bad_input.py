@@ -224,7 +224,7 @@ def test_files_that_cannot_be_used(case, verb, tables, capsys):
     spoil(tables.folder / "data")
     tables.experiment("mine", EXPERIMENT_OF_TABLES, **changes)
     refused(tables, capsys, verb, "--experiment=mine", says=says)
-    assert tables.runs() == []
+    assert tables.statuses() == {}
 
 
 def test_the_files_are_fine_unspoilt(tables, capsys):
@@ -263,7 +263,7 @@ def test_settings_that_cannot_be(case, verb, stage, capsys):
     changes, says = SETTINGS[case]
     stage.experiment("tiny", TINY, **changes)
     refused(stage, capsys, verb, "--experiment=tiny", says=says)
-    assert stage.runs() == []
+    assert stage.statuses() == {}
 
 
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -284,7 +284,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def test_commands_that_cannot_be_carried_out(case, verb, stage, capsys):
     arguments, says = COMMANDS[case]
     refused(stage, capsys, verb, *arguments, says=says)
-    assert stage.runs() == []
+    assert stage.statuses() == {}
 
 
 TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -303,7 +303,7 @@ def test_files_that_are_no_settings(case, kind, stage, capsys):
     stage.text(f"{kind}/tiny.yaml", text)
     says = tuple(part.replace("{file}", f"{kind}/tiny.yaml") for part in says)
     refused(stage, capsys, "hpo", "--experiment=tiny", says=says)
-    assert stage.runs() == []
+    assert stage.statuses() == {}
 
 
 SPACES: dict[str, tuple[dict, tuple[str, ...]]] = {
@@ -372,7 +372,7 @@ def test_no_space_for_artifacts(verb, stage, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     says = (str(stage.folder / "mlruns"), "expected 64 MiB of free space for artifacts, found 3 MiB")
     refused(stage, capsys, verb, "--experiment=tiny", says=says)
-    assert stage.runs() == []
+    assert stage.statuses() == {}
 
 
 @pytest.mark.parametrize(("verb", "what"), [("hpo", "trial 0"), ("train", "tiny")])
@@ -494,7 +494,7 @@ def test_a_process_that_is_refused(arguments, says, tables):
     cell(3, "age", "old")(tables.folder / "data")
     done = run_command(tables, *arguments)
     check_refusal(tables, set(), done.returncode, done.stdout, done.stderr, says)
-    assert tables.runs() == []
+    assert tables.statuses() == {}
 
 
 @pytest.mark.slow

@@ -323,6 +323,7 @@ def test_four_trials_at_once_are_four_trials_one_by_one(finished, stage):
     assert [(t.params, t.value) for t in stage.trials()] == [(t.params, t.value) for t in finished.stage.trials()]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_study(stage, capsys):
     for seed in ("1", "2"):
         assert main([*COMMAND, f"--seed={seed}", "--trials=1"]) == 0

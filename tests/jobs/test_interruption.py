@@ -66,6 +66,7 @@ def test_a_signal_ends_a_study_that_continues(number, told, stage, uninterrupted
     assert [run.info.status for run in stage.of_kind("study")] == ["KILLED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_study_interrupted_before_its_first_trial_ended(stage, uninterrupted, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         at_epoch(patch, "trial 0", 1, send(signal.SIGINT))
@@ -91,7 +92,7 @@ def results(monkeypatch):
     return kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_training_continues_to_the_same_bits(number, stage, monkeypatch, capsys, results):
     stage.experiment("tiny", TINY, training__epochs=5, training__patience=5)
     with monkeypatch.context() as patch:

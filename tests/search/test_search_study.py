@@ -14,7 +14,7 @@ from small_study import SPACE, open_study, run, score
 from fusion_lab.config import dump_yaml
 from fusion_lab.contracts import ConfigError, UserError
 from fusion_lab.experiment import Materials, read_experiment
-from fusion_lab.search.study import Clock, PrunerConfig, make_pruner, read_study
+from fusion_lab.search.study import Clock, read_study
 from fusion_lab.training import CONTINUE, cross_validate
 
 
@@ -222,9 +222,11 @@ def test_hyperband_gives_up_bad_trials_and_keeps_good_ones(tmp_path):
     assert sum(end is not None for end in ends[:10]) < sum(end is not None for end in ends[10:])
 
 
-def test_hyperband_needs_more_epochs_than_it_warms_up():
-    with pytest.raises(ConfigError, match=r"hpo/x.yaml: pruner.warmup_epochs: .* \(5\), found 9"):
-        make_pruner(PrunerConfig(name="hyperband", warmup_epochs=9), 5, "hpo/x.yaml")
+def test_hyperband_needs_more_epochs_than_it_warms_up(tmp_path):
+    told = r"hpo/small.yaml: pruner.warmup_epochs: expected at most training.epochs \(6\), found 9"
+    with pytest.raises(ConfigError, match=told):
+        open_study(tmp_path, {"pruner": {"name": "hyperband", "warmup_epochs": 9}})
+    assert list(tmp_path.iterdir()) == [], "nothing is left of a study that never was"
 
 
 def test_a_point_that_is_no_experiment_fails_its_trial_and_says_why(tmp_path, monkeypatch):
