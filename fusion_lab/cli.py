@@ -162,6 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         print(f"fusion-lab: {str(interruption) or 'interrupted'}; the same command continues", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # nobody reads on, as in `fusion-lab hpo | head`: Python would complain once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
     return 0
 
 

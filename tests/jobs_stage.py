@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from fusion_lab.cli import main
 from fusion_lab.config import assign, dump_yaml, load_yaml
-from fusion_lab.jobs import study_report
+from fusion_lab.jobs import best, study_report
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.report.drawing import DrawingProcess, draw_here
 from fusion_lab.search.journal import open_study
@@ -35,6 +36,10 @@ PROJECT = Path(__file__).parent.parent
 SECONDS = 240
 """Bound of everything that is waited for; the slowest takes a tenth of it on an idle machine."""
 
+PAGES = (
+    *((study_report, name) for name in ("history_png", "comparison_png", "parameters_png", "study_html")),
+    *((best, name) for name in ("curves_html", "attention_html")),
+)
 BLANK = b"\x89PNG\r\n\x1a\n"
 
 TINY: dict[str, Any] = {
@@ -99,8 +104,9 @@ class Stage:
         blank: they, and the process that a job starts for them, take longer than a study here.
         """
         patch.setattr(DrawingProcess, "draw", lambda self, *request: draw_here(*request) if figures else BLANK)
-        for name in () if figures else ("history_png", "comparison_png", "parameters_png"):
-            patch.setattr(study_report, name, lambda figure: BLANK)
+        for where, name in () if figures else PAGES:
+            blank = BLANK if name.endswith("png") else ""
+            patch.setattr(where, name, partial(_blank, blank))
         patch.chdir(self.folder)
         for name in _LEFT_OUT:
             patch.delenv(name, raising=False)
@@ -162,6 +168,10 @@ class Stage:
     def best(self) -> dict[str, Any]:
         (study,) = self.studies()
         return load_yaml(study / "best.yaml")
+
+
+def _blank(content: bytes | str, *parts: object, **options: object) -> bytes | str:
+    return content
 
 
 def artifact_folder(run: Run) -> Path:

@@ -21,6 +21,7 @@ from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.study_report import predictions_file, report_study, save_study_view
 from fusion_lab.jobs.tell import command_line, data_lines
 from fusion_lab.report.drawing import Draw, DrawingProcess
+from fusion_lab.search.space import check_space, parse_space
 from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Suggestion, read_study
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.runs import Run
@@ -52,6 +53,7 @@ def run(
     source = find_space(space, experiment, base)
     changes = {"budget.trials": trials, "budget.timeout": timeout}
     config = read_study(source, {path: value for path, value in changes.items() if value is not None})
+    check_space(parse_space(config.space, str(source)), base.resolved(), str(source))
     again = command_line("hpo", experiment=experiment, space=space, trials=trials, data=data, seed=seed, set=set)
     progress = Progress()
     materials = Materials.load(base)

@@ -1,4 +1,3 @@
-import time
 
 import numpy as np
 import pytest
@@ -251,24 +250,3 @@ def test_double_precision_inputs_stay_double():
 def test_a_clip_that_is_not_positive_is_refused():
     with pytest.raises(ConfigError, match="clip: expected greater than 0, found 0"):
         validate(ScalingConfig, {"clip": 0}, "demo.yaml")
-
-
-def test_fitting_many_folds_of_a_cohort_takes_less_than_two_seconds():
-    rng = np.random.default_rng(0)
-    names = [f"stain{i}" for i in range(13)]
-    rows, width = 610, 512
-    features = tuple(Feature(f"f{i}") for i in range(width))
-    data = ArrayDataset(
-        spec=Spec(tuple(Modality(n, "vector", features) for n in names), ()),
-        ids=np.arange(rows).astype(str),
-        inputs={n: torch.from_numpy(rng.normal(size=(rows, width)).astype(np.float32)) for n in names},
-        valid={n: torch.ones(rows, dtype=torch.bool) for n in names},
-        observed={n: torch.ones(rows, width, dtype=torch.bool) for n in names},
-        quality={n: torch.ones(rows) for n in names},
-        targets={},
-        known={},
-        provenance=Provenance(()),
-    )
-    start = time.perf_counter()
-    Scaler.fit(data, some_rows(0, rows, 25))
-    assert time.perf_counter() - start < 2

@@ -205,12 +205,17 @@ def test_the_best_weights_are_those_of_the_best_configuration(finished):
         assert all(np.array_equal(kept[name], again[name]) for name in kept)
 
 
-def test_the_attention_maps_sum_to_one(finished):
+def test_the_maps_in_numbers_are_shares_of_what_they_weigh(finished):
     for run in finished.trials:
-        for file in (artifact_folder(run) / "attention").glob("*.json"):
-            content = json.loads(file.read_text())
-            numbers = content["panels"] if isinstance(content.get("panels"), list) else [content]
-            assert numbers and all(number for number in numbers)
+        (file,) = (artifact_folder(run) / "attention").glob("*.json")
+        content = json.loads(file.read_text())
+        assert content["folds"] == [0, 1, 2] and content["panels"][0]["rows"] == 60
+        for panel in content["panels"]:
+            weights = np.array(panel["mean"])
+            assert weights.shape == tuple(len(axis["labels"]) for axis in content["axes"])[-weights.ndim :]
+            assert (weights >= 0).all() and (weights <= 1).all()
+            if content["kind"] == "attention":  # gates are no shares
+                np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
 
 
 def test_what_was_run_is_logged_as_it_was_resolved(finished):
