@@ -50,7 +50,7 @@ def seconds(text: str) -> float:
 EXPERIMENT = Option(str, "a name in experiments/, or a path to a YAML file", "demo")
 SHARED = {
     "data": Option(str, "folder of the input files, in place of the experiment's data.root"),
-    "seed": Option(whole, "seed of every random draw, in place of the experiment's"),
+    "seed": Option(whole, "seed of weights, batches and dropout, in place of the experiment's"),
     "set": Option(str, "settings over the experiment's, as 'model.d_model=32; optimiser.lr=1e-3'", ""),
     "tracking-uri": Option(
         str, "MLflow tracking server or database (default: MLFLOW_TRACKING_URI, else mlflow.db here)"
@@ -76,7 +76,7 @@ VERBS: dict[str, Verb] = {
         "fusion_lab.jobs.hpo",
         "search an experiment's settings: an Optuna study over cross-validation folds, with pruning",
         {
-            "experiment": EXPERIMENT,
+            "experiment": Option(str, "a name in experiments/, or a path (default: the space's own, else demo)"),
             "space": Option(str, "a name in hpo/, or a path (default: the experiment's name, else its model family's)"),
             "trials": Option(
                 positive_whole, "trials of the study in all, those of earlier runs of the command counted"

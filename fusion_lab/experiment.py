@@ -20,6 +20,7 @@ from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.data.table import TableConfig
 from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.training.augmentation import AugmentationConfig
+from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.training.plan import Plan, TrainingConfig
 from fusion_lab.zoo import FAMILIES
@@ -30,6 +31,8 @@ ModelConfig = TokenFusionConfig  # a discriminated union as soon as there is a s
 
 SECTION_SWITCHES = {"model": "family", "data": "domain"}
 """Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
+
+LONGEST_NAME = 200
 
 
 class Experiment(Config):
@@ -59,6 +62,12 @@ class Experiment(Config):
         """Every setting, defaults included, as plain values: what is logged, and what a file of it reads back to."""
         return self.model_dump(mode="json")
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what comes out, whatever it is called and wherever its files lie."""
+        settings = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "selected")}
+        settings["data"].pop("root", None)
+        return settings
+
 
 def find(kind: str, name: str) -> Path:
     """The file of an experiment or search space (``kind``: "experiments" or "hpo"), by name or by path.
@@ -68,6 +77,8 @@ def find(kind: str, name: str) -> Path:
     Raises:
         ConfigError: there is none; the nearest name is suggested.
     """
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(f"{kind}: expected a name or path of at most {LONGEST_NAME} characters, found {len(name)}")
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
     folders = [Path(kind), Path(__file__).parent.parent / kind]
@@ -106,7 +117,8 @@ def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     for path in switches:
         if path in overrides:
             section, key = path.split(".")
-            if (changed.get(section) or {}).get(key) != overrides[path]:
+            before = changed.get(section)
+            if not isinstance(before, dict) or before.get(key) != overrides[path]:
                 changed[section] = {key: overrides[path]}
     for path, value in overrides.items():
         if path not in switches:
@@ -183,10 +195,23 @@ class Materials:
             fingerprint=self.fingerprint(experiment),
         )
 
+    def check(self, experiment: Experiment) -> None:
+        """Everything of a configuration that can be found wrong before anything is trained or written.
+
+        Raises:
+            ConfigError: a device that is not there, a setting that does not fit the data's tasks or modalities.
+            DataError: a validation part on which the watched score is undefined, where the configuration refuses that.
+        """
+        plan = self.plan(experiment)
+        plan.training.pick_device()
+        plan.build_model()
+        undefined_folds(
+            self.spec, experiment.training, self.folds, self.dataset.gather(torch.arange(len(self.dataset)))
+        )
+
     def fingerprint(self, experiment: Experiment) -> str:
         """Identity of what a configuration will compute here: settings, data and split."""
-        settings = {k: v for k, v in experiment.resolved().items() if k not in ("name", "description", "selected")}
-        return content_hash([settings, self.dataset.provenance.digest, self.folds.digest])
+        return content_hash([experiment.identity(), self.dataset.provenance.digest, self.folds.digest])
 
     def scaler(self, config: ScalingConfig) -> Scaler:
         """The folds' statistics, fitted once per setting."""

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from fusion_lab.cli import main
 from fusion_lab.config import assign, dump_yaml, load_yaml
-from fusion_lab.jobs import best, study_report
+from fusion_lab.jobs import kept, study_report
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.report.drawing import DrawingProcess, draw_here
 from fusion_lab.search.journal import open_study
@@ -38,7 +38,7 @@ SECONDS = 240
 
 PAGES = (
     *((study_report, name) for name in ("history_png", "comparison_png", "parameters_png", "study_html")),
-    *((best, name) for name in ("curves_html", "attention_html")),
+    *((kept, name) for name in ("curves_html", "attention_html")),
 )
 BLANK = b"\x89PNG\r\n\x1a\n"
 

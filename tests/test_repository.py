@@ -75,7 +75,8 @@ def test_commands_in_the_documents_parse(document):
     commands = re.findall(r"`fusion-lab ((?:train|hpo)(?: --[\w-]+[ =](?:'[^']*'|[\w./-]+))*)`", text)
     for command in commands:
         verb, options = parse([part.strip("'") for part in re.findall(r"'[^']*'|[^\s']+", command)])
-        assert verb in VERBS.values() and options["experiment"]
+        assert verb in VERBS.values()
+        assert options["experiment"] or options.get("space") or "--experiment" not in command
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

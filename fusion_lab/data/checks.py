@@ -126,7 +126,7 @@ def _leaks(
                 for i in np.flatnonzero(np.nan_to_num(scores) > threshold):
                     yield (
                         f"{modality.name}: {what}{names[i]} alone tells {label} of task {task.name} "
-                        f"(AUROC {scores[i]:.3f}): is it known before the outcome?"
+                        f"(AUROC {scores[i]:.3f} over all rows): is it known before the outcome?"
                     )
 
 

@@ -59,6 +59,18 @@ class Table:
                 raise DataError(f"{self.path}: expected a column {name!r} ({role}), found none{hint}")
 
 
+def data_folder(root: str) -> Path:
+    """The folder that the settings name, ``~`` and ``~user`` written out; whether it exists is seen when it is read.
+
+    Raises:
+        DataError: nobody of that name has a home folder here.
+    """
+    try:
+        return Path(root).expanduser()
+    except RuntimeError:  # pathlib's answer to an unknown user
+        raise DataError(f"{root}: expected a folder of data files, found a user without a home folder here") from None
+
+
 def read_table(root: Path, file: str, key: str | None = None, companions: Sequence[str] = ()) -> Table:
     """Reads one table from the folder ``root``.
 
@@ -69,7 +81,10 @@ def read_table(root: Path, file: str, key: str | None = None, companions: Sequen
     Raises:
         DataError: the folder, file or key is missing, or the content is unreadable, uneven or empty.
     """
-    path = _existing(root, file)
+    try:
+        path = _existing(root, file)
+    except OSError as error:  # a name too long for the file system, a folder that may not be entered
+        raise DataError(f"{root / file}: expected a data file, found: {error.strerror}") from None
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise DataError(f"{path}: expected a file ending in {', '.join(_KINDS)}, found {path.suffix or 'no ending'!r}")
@@ -244,7 +259,11 @@ def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Seque
             leaf: node
         }
     else:
-        datasets = {_name(name): child for name, child in node.items() if isinstance(child, h5py.Dataset)}
+        children = {_name(name): child for name, child in node.items()}
+        for name, child in children.items():
+            if child is None:  # h5py's answer to a link that leads nowhere
+                raise DataError(f"{shown}: expected datasets and groups, found a link {name!r} that leads nowhere")
+        datasets = {name: child for name, child in children.items() if isinstance(child, h5py.Dataset)}
         if not datasets:
             groups = ", ".join(map(_name, node)) or "nothing"
             raise DataError(f"{shown}: expected datasets, found {groups} (name a group with key)")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import Feature, Modality, ModalityKind, Spec, Task, TaskKind
 from fusion_lab.data.arrays import ArrayDataset
+from fusion_lab.data.names import usable_names
 from fusion_lab.data.planting import Generated, Planting, Truth, check_planting, generate
 
 
@@ -40,7 +41,7 @@ class SyntheticConfig(Planting):
     """A plan together with the modalities and tasks it is carried out on."""
 
     domain: Literal["synthetic"] = "synthetic"
-    modalities: dict[str, SyntheticModality] = Field(
+    modalities: Annotated[dict[str, SyntheticModality], AfterValidator(usable_names)] = Field(
         default={
             "clinical": SyntheticModality(width=8),
             "imaging": SyntheticModality(width=16),
@@ -48,7 +49,9 @@ class SyntheticConfig(Planting):
             "admin": SyntheticModality(width=8, useful=False),
         }
     )
-    tasks: dict[str, SyntheticTask] = Field(default={"outcome": SyntheticTask()}, min_length=1)
+    tasks: Annotated[dict[str, SyntheticTask], AfterValidator(usable_names)] = Field(
+        default={"outcome": SyntheticTask()}, min_length=1
+    )
 
     @model_validator(mode="after")
     def _can_be_planted(self) -> SyntheticConfig:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -20,17 +19,8 @@ from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.checks import check_dataset
 from fusion_lab.data.encoding import EncodedTable, ModalityConfig, encode_modality, feature_columns
 from fusion_lab.data.labels import EncodedTask, TaskConfig, encode_task
-from fusion_lab.data.readers import Table, as_text, file_sha256, read_ids, read_table
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-
-
-def _usable_names(named: dict[str, Any]) -> dict[str, Any]:
-    """Names of modalities and tasks become parts of metric and parameter names."""
-    for name in named:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"expected names of letters, digits, _ and -, a letter first, found {name!r}")
-    return named
+from fusion_lab.data.names import usable_names
+from fusion_lab.data.readers import Table, as_text, data_folder, file_sha256, read_ids, read_table
 
 
 class TargetsConfig(Config):
@@ -39,7 +29,7 @@ class TargetsConfig(Config):
     file: str
     key: str | None = None
     id: str | None = None
-    tasks: Annotated[dict[str, TaskConfig], AfterValidator(_usable_names)] = Field(min_length=1)
+    tasks: Annotated[dict[str, TaskConfig], AfterValidator(usable_names)] = Field(min_length=1)
 
 
 class TableConfig(Config):
@@ -49,9 +39,9 @@ class TableConfig(Config):
     root: str = "."  # folder of the files; data=FOLDER on the command line
     id: str
     targets: TargetsConfig
-    modalities: Annotated[dict[str, ModalityConfig], AfterValidator(_usable_names)] = Field(min_length=1)
+    modalities: Annotated[dict[str, ModalityConfig], AfterValidator(usable_names)] = Field(min_length=1)
     group: str | None = None  # column of the targets table: rows of a group are never split
-    ids: Literal["plain", "hash"] = "plain"  # hash: neither ids nor groups of the files appear in any output
+    ids: Literal["plain", "hash"] = "plain"  # hash: neither appears in any output; errors do name them
     leakage_auroc: float = Field(default=0.98, gt=0.5, le=1)  # a single feature above this is noted
 
 
@@ -73,7 +63,7 @@ def load(config: TableConfig) -> ArrayDataset:
     Raises:
         DataError: a file, a row or a column that cannot be used.
     """
-    root = Path(config.root).expanduser()
+    root = data_folder(config.root)
     targets = config.targets
     id_column = targets.id or config.id
     table = read_table(root, targets.file, targets.key, [n for n in (id_column, config.group) if n])

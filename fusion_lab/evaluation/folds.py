@@ -113,7 +113,8 @@ def objective(
     """Mean over tasks of the mean over folds of a validation metric, and what a reader should know of it.
 
     A task whose metric is undefined in some fold counts with its value on the validation rows of all folds instead
-    (``"pooled"``), which the notes say. Scores that are not finite make the objective NaN.
+    (``"pooled"``), which the notes say. Scores that are not finite make the objective NaN. Computed from predictions
+    alone: what :mod:`fusion_lab.training.monitor` watches, all folds at once, is held against it in tests.
 
     Raises:
         ConfigError: a task has no such metric.

@@ -234,8 +234,6 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """The values a metric can take; an interval is clipped to them."""
 
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "rmse"})
-
 THRESHOLDED = frozenset({"f1", "precision", "recall", "accuracy"})
 """The metrics of a binary task that depend on its threshold."""
 

@@ -41,16 +41,16 @@ def best_f1_threshold(target: np.ndarray, score: np.ndarray) -> float:
 def fold_thresholds(predictions: Predictions, spec: Spec) -> Thresholds:
     """For each binary task and fold, the best-F1 threshold of that fold's own validation rows.
 
-    Where these hold one class only, the validation rows of all folds decide together; where that does not help either,
+    Where these hold one class only, the validation rows of all folds decide together, without those that are test rows
+    of that fold: in a K-fold split one fold's test rows are another's validation rows. Where that does not help either,
     it is 0.5. Both are noted.
     """
-    validation = predictions.of("val")
     count = int(predictions.fold.max()) + 1 if len(predictions.fold) else 0
     values: dict[str, np.ndarray] = {}
     notes: dict[str, tuple[str, ...]] = {}
     for task in spec.tasks:
         if task.kind == "binary":
-            pairs = [_fold_threshold(validation, task.name, fold) for fold in range(count)]
+            pairs = [_fold_threshold(predictions, task.name, fold) for fold in range(count)]
             values[task.name] = np.array([value for value, _ in pairs], dtype=float)
             notes[task.name] = tuple(note for _, note in pairs)
     return Thresholds(values, notes)
@@ -61,14 +61,16 @@ def has_both_classes(target: np.ndarray) -> bool:
     return bool(0 < (target > 0.5).sum() < len(target))
 
 
-def _fold_threshold(validation: Predictions, task: str, fold: int) -> tuple[float, str]:
-    own = _known(validation.of("val", fold), task)
+def _fold_threshold(predictions: Predictions, task: str, fold: int) -> tuple[float, str]:
+    own = _known(predictions.of("val", fold), task)
     if _usable(*own):
         return best_f1_threshold(*own), ""
-    pooled = _known(validation, task)
+    validation = predictions.of("val")
+    pooled = _known(validation.where(~np.isin(validation.row, predictions.of("test", fold).row)), task)
     if _usable(*pooled):
-        return best_f1_threshold(*pooled), "threshold from the validation rows of all folds: this fold's hold one class"
-    return 0.5, "threshold 0.5: validation rows do not hold both classes with finite scores"
+        rest = "but its own test rows: its validation rows hold one class"
+        return best_f1_threshold(*pooled), f"threshold from the validation rows of all folds {rest}"
+    return 0.5, "threshold 0.5: validation rows other than its test rows do not hold both classes with finite scores"
 
 
 def _known(predictions: Predictions, task: str) -> tuple[np.ndarray, np.ndarray]:

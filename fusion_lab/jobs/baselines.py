@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from fusion_lab.contracts import Batch, Predictions
 from fusion_lab.data.scaling import ScalingConfig
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Materials
-from fusion_lab.jobs.results import Scored
+from fusion_lab.jobs.results import Scored, best_first
 from fusion_lab.jobs.session import Session
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import prediction_bytes
@@ -22,14 +21,12 @@ from fusion_lab.zoo.baselines import baseline_names, run_baselines
 Tell = Callable[[str], None]
 
 
-def cross_validate_baselines(
-    materials: Materials, folder: Path | None, tell: Tell
-) -> tuple[dict[str, Predictions], bool]:
-    """Predictions of every baseline, from ``folder`` where an earlier run left them all; whether they are new."""
+def cross_validate_baselines(materials: Materials, folder: Path | None, tell: Tell) -> dict[str, Predictions]:
+    """Predictions of every baseline, from ``folder`` where an earlier run left them all."""
     names = baseline_names(materials.spec)
     files = {name: folder / f"{name.replace(':', '-')}.npz" for name in names} if folder else {}
     if files and all(file.is_file() for file in files.values()):
-        return {name: load_predictions(file) for name, file in files.items()}, False
+        return {name: load_predictions(file) for name, file in files.items()}
     scaler = materials.scaler(ScalingConfig())
     folds = [scaler.fold(k) for k in range(len(materials.folds))]
 
@@ -42,14 +39,16 @@ def cross_validate_baselines(
     done = run_baselines(materials.spec, materials.folds, batch_of, on_fold=tell_fold)
     for name, file in files.items():
         save_predictions(done[name], file)
-    return done, True
+    return done
 
 
-def score_baselines(predictions: dict[str, Predictions], materials: Materials) -> list[Scored]:
-    """The baselines' scores, best validation score first."""
-    scored = [Scored.of(name, "baseline", p, materials) for name, p in predictions.items()]
-    metric = "auroc" if scored[0].line("val", "auroc") is not None else "r2"
-    return sorted(scored, key=lambda s: -np.nan_to_num(s.value("val", metric), nan=-np.inf))
+def score_baselines(predictions: dict[str, Predictions], materials: Materials, monitor: str) -> list[Scored]:
+    """The baselines' scores, best validation score first; ``best_single`` was chosen on validation rows."""
+    scored = [
+        Scored.of(name, "baseline", found, materials, monitor, ("val",) if name == "best_single" else ())
+        for name, found in predictions.items()
+    ]
+    return best_first(scored, "val")
 
 
 def log_baselines(
@@ -66,6 +65,7 @@ def log_baselines(
         run = session.child(f"baseline {row.name}", "baseline", tags)
         with run:
             run.params({"model.family": f"baseline {row.name}"})
+            run.metrics({"objective": row.value("val")})
             run.metrics(fold_metrics(row.scores.table, splits, tasks) | summary_metrics(row.summary, splits, tasks))
             shown = row.scores.table[row.scores.table["split"].isin(list(splits))]
             run.bytes("scores.csv", shown.to_csv(index=False).encode())

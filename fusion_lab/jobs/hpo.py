@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from fusion_lab.config import dump_yaml, parse_overrides
-from fusion_lab.contracts import ConfigError
+from fusion_lab.contracts import ConfigError, UserError
 from fusion_lab.evaluation.predictions import save_predictions
 from fusion_lab.experiment import Experiment, Materials, find, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
-from fusion_lab.jobs.best import keep_best
-from fusion_lab.jobs.progress import Progress, duration
-from fusion_lab.jobs.results import Scored, headline_metric, table
+from fusion_lab.jobs.kept import drop_others, how_many, keep_trial, kept_folder
+from fusion_lab.jobs.progress import Progress, duration, shown
+from fusion_lab.jobs.results import Scored, fairest, table
 from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.study_report import predictions_file, report_study, save_study_view
-from fusion_lab.jobs.tell import command_line, data_lines
+from fusion_lab.jobs.tell import closed_lines, command_line, data_lines
 from fusion_lab.report.drawing import Draw, DrawingProcess
-from fusion_lab.search.space import check_space, parse_space
 from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Suggestion, read_study
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.runs import Run
@@ -30,13 +30,14 @@ from fusion_lab.tracking.trial import Outcome, log_cross_validation, log_figures
 from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, OnEval, cross_validate
 
 STUDIES = Path("studies")
+DEFAULT = "demo"
 BASELINES_SHOWN = 5
 MOST_FAILURES = 3
 """Failures in a row that end the command: by then it is the set-up, not the configuration."""
 
 
 def run(
-    experiment: str,
+    experiment: str | None = None,
     space: str | None = None,
     trials: int | None = None,
     timeout: float | None = None,
@@ -49,17 +50,20 @@ def run(
     overrides: dict[str, Any] = parse_overrides(set)
     if seed is not None:
         overrides["seed"] = seed
-    base = read_experiment(experiment, overrides, data)
-    source = find_space(space, experiment, base)
     changes = {"budget.trials": trials, "budget.timeout": timeout}
-    config = read_study(source, {path: value for path, value in changes.items() if value is not None})
-    check_space(parse_space(config.space, str(source)), base.resolved(), str(source))
-    again = command_line("hpo", experiment=experiment, space=space, trials=trials, data=data, seed=seed, set=set)
+    given = {path: value for path, value in changes.items() if value is not None}
+    named = experiment or (read_study(find("hpo", space)).experiment if space else None) or DEFAULT
+    base = read_experiment(named, overrides, data)
+    source = find_space(space, named, base)
+    config = read_study(source, given)
+    again = command_line("hpo", experiment=named, space=space, trials=trials, data=data, seed=seed, set=set)
     progress = Progress()
     materials = Materials.load(base)
     progress.line("\n".join(data_lines(base.name, materials)))
-    with session(base.name, "study", f"study {base.name}", tracking_uri) as place:
-        study = Study(config, base, materials, STUDIES, str(source))
+    materials.check(base)
+    study = Study(config, base, materials, STUDIES, str(source))
+    with session(base.name, "study", f"study {study.name}", tracking_uri) as place:
+        progress.line("\n".join(closed_lines(place)))
         with study.locked(), DrawingProcess() as process:
             _Search(study, config, materials, place, progress, again, process.draw).run()
         return study
@@ -89,6 +93,12 @@ class _Search:
     draw: Draw
     value: float = math.nan  # of the trial at hand, as last reported
     baselines: list[Scored] = field(default_factory=list)
+    started: float = 0.0  # of the first trial of this command
+    done: int = 0  # trials of this command
+
+    @property
+    def monitor(self) -> str:
+        return self.study.base.training.monitor
 
     @property
     def tags(self) -> dict[str, str]:
@@ -102,6 +112,7 @@ class _Search:
         for number in self.study.recover():
             self.progress.line(f"trial {number} was interrupted: it is run again")
         failures = 0
+        self.started = time.monotonic()
         try:
             while len(self.study.ended()) < self.config.budget.trials and not clock.is_over():
                 failures = failures + 1 if self._trial(self.study.ask()) else 0
@@ -111,10 +122,13 @@ class _Search:
         finally:
             lines = report_study(self.study, self.materials, self.baselines, self.place, self.again)
             self.progress.line("\n".join(lines))
+        ended = self.study.ended()
+        if len(ended) >= self.config.budget.trials and self.study.best() is None:
+            why = ended[-1].user_attrs.get(REASON, "they were pruned")
+            raise UserError(f"study {self.study.name}: expected a complete trial, found none of {len(ended)}: {why}")
 
     def _begin(self) -> None:
         run, study = self.place.run, self.study
-        run.tags({"mlflow.runName": f"study {study.name}"})
         first = study.folder / "first_run"
         if first.exists():
             run.tags({"fusion_lab.continues": first.read_text().strip()})
@@ -129,19 +143,19 @@ class _Search:
         done = len(study.ended())
         state = f"continues after {done} trials" if done else "starts"
         self.progress.line(f"study {study.name} {state}: {self.config.budget.trials} trials in all, in {study.folder}/")
-        save_study_view(study, self.place)
+        save_study_view(study, self.materials.spec, self.place)
 
     def _run_baselines(self) -> None:
         if not self.study.base.baselines:
             return
         self.progress.now("baselines on the same folds")
         folder = self.study.folder / "baselines"
-        predictions, new = cross_validate_baselines(self.materials, folder, self.progress.now)
-        self.baselines = score_baselines(predictions, self.materials)
-        if new:
+        predictions = cross_validate_baselines(self.materials, folder, self.progress.now)
+        self.baselines = score_baselines(predictions, self.materials, self.monitor)
+        if not self.place.has("baseline", self.tags):
             log_baselines(self.place, self.baselines, predictions, self.materials, ("val",), self.tags)
-        shown = table(self.baselines[:BASELINES_SHOWN], "val")
-        self.progress.line("\n".join(["", "the best baselines, mean over tasks and folds:", *shown, ""]))
+        lines = table(self.baselines[:BASELINES_SHOWN], "val", self.materials.spec, self.monitor)
+        self.progress.line("\n".join(["", "the best baselines, mean over tasks and folds:", *lines, ""]))
 
     def _trial(self, suggestion: Suggestion) -> bool:
         """Runs one trial to its end; whether it failed."""
@@ -157,10 +171,13 @@ class _Search:
             except Diverged as error:
                 self._fail(suggestion, run, str(error))
                 return True
+            except UserError as error:
+                self._fail(suggestion, run, str(error))
+                raise
             pruned = any(fold.ending == "pruned" for fold in result.folds)
             best = self.study.best()
             is_best = not pruned and (best is None or best.value is None or self.value > best.value)
-            scored, outcome = self._log(suggestion, run, result, pruned, is_best)
+            scored, outcome = self._log(suggestion, run, result, pruned)
             if not pruned:
                 self._carry_forward(suggestion, max(fold.epochs for fold in result.folds))
             # the trial counts once its numbers are in the store; its figures are drawn while the next one trains
@@ -169,6 +186,7 @@ class _Search:
             run.tags({STATE: "pruned" if pruned else "complete"})
             run.flush()  # not behind the figures: a kill while they are drawn leaves the run of a trial that counts
             log_figures(run, outcome, self.draw)
+        drop_others(self.study.folder, [t.number for t in self._kept()])
         self._tell(suggestion, scored, result.seconds, "pruned" if pruned else "best so far" if is_best else "")
         return False
 
@@ -188,19 +206,28 @@ class _Search:
         for epoch in range(last + 1, suggestion.experiment.training.epochs + 1):
             suggestion.trial.report(self.value, epoch)
 
-    def _log(
-        self, suggestion: Suggestion, run: Run, result: CrossValidation, pruned: bool, is_best: bool
-    ) -> tuple[Scored, Outcome]:
-        materials, folder = self.materials, self.study.folder
-        scored = Scored.of(f"trial {suggestion.number}", "trial", result.predictions, materials)
+    def _kept(self) -> list[FrozenTrial]:
+        """The trials whose weights are kept with the study, the best first."""
+        return self.study.ranked()[: how_many(self.config.keep)]
+
+    def _is_kept(self) -> bool:
+        """Whether the trial at hand will be one of them."""
+        places, better = how_many(self.config.keep), [t for t in self._kept() if (t.value or 0.0) >= self.value]
+        return len(better) < places
+
+    def _log(self, suggestion: Suggestion, run: Run, result: CrossValidation, pruned: bool) -> tuple[Scored, Outcome]:
+        materials, number = self.materials, suggestion.number
+        # validation rows alone: test rows of a trial are kept in its file, and scored for the chosen one only
+        seen = result.predictions.of("val")
+        scored = Scored.of(f"trial {number}", "trial", seen, materials, self.monitor, ("val", "test"))
         config = suggestion.experiment.resolved()
         table, ids = scored.scores.table, materials.dataset.ids
         outcome = Outcome(result, materials.spec, table, scored.summary, config, ids)
         log_cross_validation(run, outcome, ("val",), keep_checkpoints=self.config.keep == "all" and not pruned)
         run.metrics({"objective": self.value})
-        save_predictions(result.predictions, predictions_file(self.study, suggestion.number))
-        if is_best and self.config.keep != "none":
-            keep_best(folder / "best", outcome)
+        save_predictions(result.predictions, predictions_file(self.study, number))
+        if not pruned and self._is_kept():
+            keep_trial(kept_folder(self.study.folder, number), outcome)
         return scored, outcome
 
     def _fail(self, suggestion: Suggestion, run: Run, why: str) -> None:
@@ -211,13 +238,15 @@ class _Search:
         self.progress.line(f"trial {suggestion.number} failed: {why}")
 
     def _tell(self, suggestion: Suggestion, scored: Scored, seconds: float, state: str) -> None:
-        scores = scored.scores.table
-        of = (scores["split"] == "val") & (scores["task"] == "") & (scores["metric"] == headline_metric(scored))
-        folds = " ".join(f"{value:.2f}" if math.isfinite(value) else "-" for value in scores[of]["value"])
         self._log_progress(suggestion.number, state)
-        done = f"({len(self.study.ended())}/{self.config.budget.trials})"
-        line = f"trial {suggestion.number:3d} {done}  {self.value:.3f}  folds {folds}  {duration(seconds)}  {state}"
-        self.progress.line(line.rstrip())
+        done, total = len(self.study.ended()), self.config.budget.trials
+        self.done += 1
+        left = (time.monotonic() - self.started) / self.done * (total - done)
+        folds = shown(scored.headlines["val"].folds.tolist())
+        line = f"trial {suggestion.number:3d} ({done}/{total})  {self.value:.3f}  folds {folds}  {duration(seconds)}"
+        best = "" if state.startswith("best") else self._best_so_far()
+        about = f"  about {duration(left)} left" if done < total else ""
+        self.progress.line(f"{line}{'  ' + state if state else ''}{best}{about}")
 
     def _log_progress(self, number: int, state: str) -> None:
         """The parent's own curves, for MLflow's charts do not look into collapsed children."""
@@ -225,8 +254,9 @@ class _Search:
         curves = {} if state == "pruned" else {"study/value": self.value}
         if best is not None and best.value is not None:
             curves["study/best"] = best.value
-        if self.baselines:
-            curves["study/best_baseline"] = self.baselines[0].value("val", headline_metric(self.baselines[0]))
+        beside = fairest(self.baselines, "val")
+        if beside is not None and self.monitor != "loss":
+            curves["study/best_baseline"] = beside.value("val")
         self.place.run.metrics(curves, step=number)
 
     def _best_so_far(self) -> str:

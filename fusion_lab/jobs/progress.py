@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from fusion_lab.training import CONTINUE, Decision, Evaluation
@@ -23,7 +24,9 @@ class Progress:
         self._shown = 0
 
     def line(self, text: str = "") -> None:
-        """A line that stays."""
+        """Lines that stay; nothing for an empty text."""
+        if not text:
+            return
         self._wipe()
         self.stream.write(f"{text}\n")
         self.stream.flush()
@@ -48,10 +51,10 @@ class Progress:
 
         def tell(evaluation: Evaluation) -> Decision:
             left = evaluation.seconds / evaluation.epoch * (evaluation.epochs - evaluation.epoch)
-            folds = f"{len(evaluation.running)} of {len(evaluation.fold_scores)} folds running"
+            folds = f"folds {shown(evaluation.fold_scores)} ({len(evaluation.running)} running)"
             epoch = f"epoch {evaluation.epoch}/{evaluation.epochs}"
             score = f"score {evaluation.value:.3f}"
-            self.now(f"{what}  {epoch}  {folds}  {score}  at most {duration(left)} left{tail()}")
+            self.now(f"{what}  {epoch}  {score}  {folds}  at most {duration(left)} left{tail()}")
             return CONTINUE
 
         return tell
@@ -60,6 +63,16 @@ class Progress:
         if self.terminal and self._shown:
             self.stream.write("\r" + " " * self._shown + "\r")
             self._shown = 0
+
+
+def shown(scores: Sequence[float], most: int = 12) -> str:
+    """Scores of folds in few characters.
+
+    >>> shown([0.7134, float("nan")])
+    '0.71 -'
+    """
+    cells = [f"{score:.2f}" if math.isfinite(score) else "-" for score in scores[:most]]
+    return " ".join(cells + (["..."] if len(scores) > most else []))
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from fusion_lab.tracking.errors import told
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.store import Store
 from fusion_lab.tracking.sweep import close_stale_runs
@@ -30,6 +31,16 @@ class Session:
     @property
     def experiment_id(self) -> str:
         return self.run.experiment_id
+
+    def has(self, kind: str, tags: Mapping[str, str]) -> bool:
+        """Whether the store holds a finished run of this kind with these tags."""
+        wanted = {KIND: kind, **tags}
+        search = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        with told(f"runs of kind {kind}: expected to search {self.store.uri}"):
+            found = self.store.client.search_runs(
+                [self.experiment_id], f"{search} AND attributes.status = 'FINISHED'", max_results=1
+            )
+        return bool(found)
 
     def child(self, name: str, kind: str, tags: Mapping[str, str] | None = None) -> Run:
         """A new run under this job's."""

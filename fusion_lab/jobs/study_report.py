@@ -6,20 +6,22 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from fusion_lab.config import dump_yaml
+from fusion_lab.contracts import Spec
 from fusion_lab.evaluation.predictions import load_predictions
 from fusion_lab.experiment import Materials
-from fusion_lab.jobs.best import log_best
-from fusion_lab.jobs.results import Scored, headline_metric, table
+from fusion_lab.jobs.kept import how_many, kept_folder, log_kept
+from fusion_lab.jobs.results import Scored, best_first, fairest, headline_key, headline_name, table
 from fusion_lab.jobs.session import STUDY, Session
 from fusion_lab.jobs.tell import view_lines
 from fusion_lab.report.study import Study as StudyFigures
 from fusion_lab.report.study import comparison_png, history_png, parameters_png
 from fusion_lab.report.study_page import study_html
-from fusion_lab.search.study import INTERRUPTED, REASON, Study
+from fusion_lab.search.study import INTERRUPTED, REASON, RUN, Study
 from fusion_lab.tracking import views
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 
@@ -38,46 +40,62 @@ def report_study(
     study: Study, materials: Materials, baselines: Sequence[Scored], place: Session, again: str
 ) -> list[str]:
     """Writes ``best.yaml``, gives the study's run its figures and scores, and returns the lines to be shown."""
-    complete = [t for t in study.trials() if t.state == TrialState.COMPLETE and t.value is not None]
-    if not complete:
-        return ["no trial is complete yet: the same command continues"]
-    ranked = sorted(complete, key=lambda t: (-_value(t), t.number))[:TRIALS_SHOWN]
-    trials = [
-        Scored.of(f"trial {t.number}", "trial", load_predictions(predictions_file(study, t.number)), materials)
-        for t in ranked
-    ]
+    ranked = study.ranked()
+    if not ranked:
+        failed = [t for t in study.ended() if t.state == TrialState.FAIL]
+        reasons = dict.fromkeys(str(t.user_attrs.get(REASON)) for t in failed)
+        return ["no trial is complete yet: the same command continues", *(f"failed: {why}" for why in reasons)]
+    monitor = study.base.training.monitor
+    winner = _scored(study, ranked[0], materials, monitor, ("val", "test"))
+    trials = [winner, *(_scored(study, t, materials, monitor, ("val",)) for t in ranked[1:TRIALS_SHOWN])]
     best_file = study.folder / "best.yaml"
     best_file.write_text(dump_yaml(study.experiment_of(ranked[0]).resolved()))
-    _log_scores(place, ranked[0], trials[0])
+    _log_scores(place, ranked[0], winner)
     _log_pages(study, materials, trials, baselines, place)
-    _describe(study, materials, trials[0], baselines, place, again)
+    _describe(study, materials, winner, baselines, place, again)
     place.run.file(best_file)
-    log_best(place.run, study.folder / "best")
+    _log_kept(study, ranked, place)
     place.run.flush()
-    return [*_tables(trials, baselines), "", *_where(best_file, place, study.name)]
+    return [*_tables(trials, baselines, materials, monitor), "", *_where(best_file, place, study.name)]
 
 
-def save_study_view(study: Study, place: Session) -> None:
+def _scored(study: Study, trial: FrozenTrial, materials: Materials, monitor: str, splits: Sequence[str]) -> Scored:
+    """A trial's scores; those of test rows for the chosen one only."""
+    predictions = load_predictions(predictions_file(study, trial.number))
+    shown = predictions.where(np.isin(predictions.split, list(splits)))
+    return Scored.of(f"trial {trial.number}", "trial", shown, materials, monitor, ("val", "test"))
+
+
+def _log_kept(study: Study, ranked: Sequence[FrozenTrial], place: Session) -> None:
+    """The best trial's weights and pages in the study's run, those of ``top-n`` also in their own."""
+    log_kept(place.run, kept_folder(study.folder, ranked[0].number), "best")
+    if study.config.keep.startswith("top-"):
+        for trial in ranked[: how_many(study.config.keep)]:
+            folder = kept_folder(study.folder, trial.number)
+            run = place.store.run(trial.user_attrs[RUN], place.experiment_id)
+            log_kept(run, folder, ".", "checkpoints")
+
+
+def save_study_view(study: Study, spec: Spec, place: Session) -> None:
     """The link that a person gets: trials and baselines sorted by score, with the settings that were searched."""
-    monitor = study.base.training.monitor
-    metric = "objective" if monitor == "loss" else f"val/{monitor}"
-    metrics = [metric, f"{metric}_ci_low", f"{metric}_ci_high"]
+    metric = headline_key(spec, study.base.training.monitor)
+    intervals = [] if metric in ("loss", "score") else [f"val/{metric}_ci_low", f"val/{metric}_ci_high"]
+    metrics = ["objective", *intervals]
     searched = sorted({name.split("@")[0] for name in study.space.names()})
     only = f"tags.`{STUDY}` = '{study.name}'"
-    state = views.table(metrics, ["model.family", *searched], metric, search=only)
+    state = views.table(metrics, ["model.family", *searched], "objective", search=only)
     views.save_view(place.store, place.experiment_id, study.name, f"study {study.name}", state)
 
 
-def _tables(trials: Sequence[Scored], baselines: Sequence[Scored]) -> list[str]:
-    chosen = Scored(f"{trials[0].name} (selected)", "trial", trials[0].scores, trials[0].summary)
-    rows = sorted([*trials, *baselines], key=lambda row: -_or_lowest(row.value("val", headline_metric(row))))
+def _tables(trials: Sequence[Scored], baselines: Sequence[Scored], materials: Materials, monitor: str) -> list[str]:
+    watched = "loss" if monitor == "loss" else headline_name(materials.spec, monitor)
     return [
         "",
-        "validation scores, mean over tasks and folds (trials were selected by them):",
-        *table(rows, "val"),
+        f"validation scores, mean over tasks and folds; trials were selected by validation {watched}:",
+        *table(best_first([*trials, *baselines], "val"), "val", materials.spec, monitor),
         "",
         "out-of-fold test scores (selected: the configuration was chosen on the same folds):",
-        *table([chosen, *baselines], "test"),
+        *table([trials[0], *best_first(baselines, "test")], "test", materials.spec, monitor),
     ]
 
 
@@ -102,28 +120,28 @@ def _log_scores(place: Session, best: FrozenTrial, winner: Scored) -> None:
 def _log_pages(
     study: Study, materials: Materials, trials: Sequence[Scored], baselines: Sequence[Scored], place: Session
 ) -> None:
-    figures, run = _figures(study, [*trials, *baselines]), place.run
+    figures, run = _figures(study, materials.spec, [*trials, *baselines]), place.run
     run.bytes("study/history.png", lambda: history_png(figures))
     run.bytes("study/comparison.png", lambda: comparison_png(figures))
     run.bytes("study/parameters.png", lambda: parameters_png(figures))
     run.bytes("study/study.html", lambda: study_html(figures, materials.notes).encode())
 
 
-def _figures(study: Study, rows: Sequence[Scored]) -> StudyFigures:
+def _figures(study: Study, spec: Spec, rows: Sequence[Scored]) -> StudyFigures:
     ended = [t for t in study.trials() if t.state in STATES and t.user_attrs.get(REASON) != INTERRUPTED]
-    lines = [(row, row.line("val", headline_metric(row))) for row in rows]
+    # a loss has no place on the axis of a score: beside it stand no baselines
+    shown = [] if study.base.training.monitor == "loss" else rows
     scores = [
-        {"name": row.name, "kind": row.kind, **line[["mean", "ci_low", "ci_high"]].to_dict()}
-        for row, line in lines
-        if line is not None
+        {"name": row.label("val"), "kind": row.kind, "mean": h.value, "ci_low": h.low, "ci_high": h.high}
+        for row, h in ((row, row.headlines["val"]) for row in shown)
     ]
     trials = [{"number": t.number, "value": _value(t), "state": STATES[t.state]} for t in ended]
     return StudyFigures(
         name=study.name,
-        metric=study.base.training.monitor,
+        metric=headline_key(spec, study.base.training.monitor),
         trials=pd.DataFrame(trials),
         params=pd.DataFrame([t.params for t in ended]),
-        scores=pd.DataFrame(scores),
+        scores=pd.DataFrame(scores, columns=["name", "kind", "mean", "ci_low", "ci_high"]),
         importance=pd.Series(study.importance(), dtype=float),
         log=study.space.logarithmic(),
     )
@@ -134,10 +152,11 @@ def _describe(
 ) -> None:
     searched = ", ".join(f"`{name}`" for name in study.space.names())
     what = f"{study.base.description}\n\nA search of {len(study.ended())} trials over {searched}; best: {winner.name}."
-    beside = Scores(baselines[0].name, baselines[0].summary) if baselines else None
+    best = fairest(baselines, "val")
+    beside = Scores(best.name, best.summary) if best else None
     protocol = protocol_sentence(materials.folds, study.base.folds.seed)
     notes = [*materials.folds.notes, OPTIMISTIC]
-    scores = Scores(winner.name, winner.summary)
+    scores = Scores(winner.label("val"), winner.summary)
     place.run.describe(describe(what, data_facts(materials.dataset), protocol, again, scores, beside, "val", notes))
 
 
@@ -146,7 +165,3 @@ def _value(trial: FrozenTrial) -> float:
     if trial.value is not None:
         return float(trial.value)
     return float(trial.intermediate_values[max(trial.intermediate_values)]) if trial.intermediate_values else math.nan
-
-
-def _or_lowest(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf

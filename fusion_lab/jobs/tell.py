@@ -34,6 +34,12 @@ def command_line(verb: str, **options: object) -> str:
     return f"fusion-lab {verb} {' '.join(given)}"
 
 
+def closed_lines(place: Session) -> list[str]:
+    """What the sweep found."""
+    count = len(place.closed)
+    return [f"closed {count} runs that a kill had left running"] if count else []
+
+
 def run_lines(place: Session) -> list[str]:
     """How to open this job's run."""
     return _lines(place, run_link(place.store.web or LOCAL, place.experiment_id, place.run.id))

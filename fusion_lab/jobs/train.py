@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from fusion_lab.config import parse_overrides
+from fusion_lab.contracts import UserError
 from fusion_lab.experiment import Experiment, Materials, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
 from fusion_lab.jobs.progress import Progress, duration
-from fusion_lab.jobs.results import Scored, table
+from fusion_lab.jobs.results import Scored, fairest, table
 from fusion_lab.jobs.session import Session, session
-from fusion_lab.jobs.tell import command_line, data_lines, run_lines
+from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.trial import Outcome, log_cross_validation, log_figures
-from fusion_lab.training import CrossValidation, cross_validate
+from fusion_lab.training import CrossValidation, Diverged, cross_validate
 
 SPLITS = ("val", "test")
+TITLES = {
+    "val": "validation rows, by which folds were stopped and thresholds tuned; mean over tasks and folds:",
+    "test": "test rows, out of fold; mean over tasks and folds:",
+}
 STUDIES = Path("studies")
 
 
@@ -33,18 +38,21 @@ def run(
     progress = Progress()
     materials = Materials.load(chosen)
     progress.line("\n".join(data_lines(chosen.name, materials)))
+    materials.check(chosen)
     with session(chosen.name, "train", f"train {chosen.name}", tracking_uri) as place:
+        progress.line("\n".join(closed_lines(place)))
         baselines = _baselines(chosen, materials, place, progress)
         result = _cross_validate(chosen, materials, place, progress)
-        scored = Scored.of(chosen.name, "model", result.predictions, materials)
+        selected = SPLITS if chosen.selected else ()
+        scored = Scored.of(chosen.name, "model", result.predictions, materials, chosen.training.monitor, selected)
         _log(chosen, materials, place, result, scored)
         _describe(chosen, materials, place, [scored, *baselines], again)
         place.store.flush()
         seconds = duration(result.seconds)
         progress.line(f"{chosen.name}: {len(result.folds)} folds, {result.parameters:,} parameters, {seconds}")
         for split in SPLITS:
-            mark = " (selected)" if chosen.selected and split == "test" else ""
-            progress.line("\n" + "\n".join(table([scored, *baselines], split, mark)))
+            lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
+            progress.line("\n".join(["", TITLES[split], *lines]))
         progress.line("\n".join(["", *_notes(chosen, result), *run_lines(place)]))
         return result
 
@@ -53,8 +61,8 @@ def _baselines(chosen: Experiment, materials: Materials, place: Session, progres
     if not chosen.baselines:
         return []
     progress.now("baselines on the same folds")
-    predictions, _ = cross_validate_baselines(materials, None, progress.now)
-    scored = score_baselines(predictions, materials)
+    predictions = cross_validate_baselines(materials, None, progress.now)
+    scored = score_baselines(predictions, materials, chosen.training.monitor)
     log_baselines(place, scored, predictions, materials, SPLITS, {})
     return scored
 
@@ -67,7 +75,10 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
     checkpoint = STUDIES / f"train-{chosen.name}-{plan.fingerprint[:8]}" / "training.safetensors"
     if checkpoint.exists():
         progress.line(f"continues from {checkpoint}")
-    result = cross_validate(plan, progress.watch(chosen.name), checkpoint)
+    try:
+        result = cross_validate(plan, progress.watch(chosen.name), checkpoint)
+    except Diverged as error:
+        raise UserError(f"{chosen.name}: {error}; a lower optimiser.lr or a tighter optimiser.clip may help") from None
     if checkpoint.parent.exists() and not any(checkpoint.parent.iterdir()):
         checkpoint.parent.rmdir()
     return result
@@ -75,20 +86,25 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
 
 def _log(chosen: Experiment, materials: Materials, place: Session, result: CrossValidation, scored: Scored) -> None:
     ids = materials.dataset.ids
-    outcome = Outcome(result, materials.spec, scored.scores.table, scored.summary, chosen.resolved(), ids)
-    log_cross_validation(place.run, outcome, SPLITS, keep_checkpoints=True)
+    # optimistic test scores do not stand among the clean ones under the same name
+    shown = {"test": "selected/test"} if chosen.selected else {}
+    scores, summary = (frame.replace({"split": shown}) for frame in (scored.scores.table, scored.summary))
+    outcome = Outcome(result, materials.spec, scores, summary, chosen.resolved(), ids)
+    log_cross_validation(place.run, outcome, [shown.get(split, split) for split in SPLITS], keep_checkpoints=True)
+    place.run.metrics({"objective": scored.value("val")})
     log_figures(place.run, outcome, interactive=True)
     if chosen.selected:
         place.run.tags({"fusion_lab.estimate": f"selected by {chosen.selected}: out-of-fold scores are optimistic"})
 
 
 def _describe(chosen: Experiment, materials: Materials, place: Session, rows: list[Scored], again: str) -> None:
-    scores = [Scores(row.name, row.summary) for row in rows[:2]]
+    best = fairest(rows[1:], "test")
+    beside = Scores(best.name, best.summary) if best else None
     facts, protocol = data_facts(materials.dataset), protocol_sentence(materials.folds, chosen.folds.seed)
     what = chosen.description or f"Cross-validation of {chosen.name}, family {chosen.model.family}."
     notes = [*materials.folds.notes, *_selection(chosen)]
-    beside = scores[1] if len(scores) > 1 else None
-    place.run.describe(describe(what, facts, protocol, again, scores[0], beside, "test", notes))
+    scores = Scores(rows[0].label("test"), rows[0].summary)
+    place.run.describe(describe(what, facts, protocol, again, scores, beside, "test", notes))
 
 
 def _notes(chosen: Experiment, result: CrossValidation) -> list[str]:

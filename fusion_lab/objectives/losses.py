@@ -5,7 +5,7 @@ summed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -14,12 +14,15 @@ from torch.nn import functional as F
 
 from fusion_lab.config import Config
 
+Weight = Annotated[float, Field(ge=0.0)]  # below 0 a loss would be made as large as possible
+
 
 class ObjectiveConfig(Config):
     """What is minimised: a loss per kind of task, weighted over tasks and penalties.
 
     ``focal_alpha`` weighs the positives (Lin et al., 2017). ``label_smoothing`` e turns a binary target y into y (1 -
-    e) + e / 2.
+    e) + e / 2. A regression's loss is of standardised targets: huber turns linear one standard deviation away. A task
+    of weight 0 is not trained and still scored; a task or penalty that is not named weighs 1.
     """
 
     binary: Literal["bce", "weighted_bce", "focal"] = "weighted_bce"
@@ -28,8 +31,8 @@ class ObjectiveConfig(Config):
     focal_alpha: float = Field(0.25, gt=0.0, lt=1.0)
     focal_gamma: float = Field(2.0, ge=0.0)
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    task_weights: dict[str, float] = {}
-    penalty_weights: dict[str, float] = {}
+    task_weights: dict[str, Weight] = {}
+    penalty_weights: dict[str, Weight] = {}
 
 
 Loss = Callable[[Tensor, Tensor, Tensor, ObjectiveConfig], Tensor]

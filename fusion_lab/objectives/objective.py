@@ -14,13 +14,28 @@ from fusion_lab.objectives.losses import LOSSES, ObjectiveConfig
 class Objective:
     """``objective(output, batch, class_weights) -> scalar``; a row counts with ``batch.weight`` where its label is
     known.
+
+    Args:
+        config: losses and weights.
+        spec: the tasks.
+        penalties: names of the penalties that the model gives.
+
+    Raises:
+        ConfigError: a weight of an unknown task or penalty, or no task of a weight above 0.
     """
 
-    def __init__(self, config: ObjectiveConfig, spec: Spec) -> None:
+    def __init__(self, config: ObjectiveConfig, spec: Spec, penalties: tuple[str, ...] = ()) -> None:
         names = [t.name for t in spec.tasks]
-        for name in config.task_weights:
-            if name not in names:
-                raise ConfigError(f"objective.task_weights.{name}: unknown task{nearest(name, names)}")
+        for what, weights, known in (
+            ("task", config.task_weights, names),
+            ("penalty", config.penalty_weights, list(penalties)),
+        ):
+            for name in weights:
+                if name not in known:
+                    hint = nearest(name, known) or f" (this model has no {what})"
+                    raise ConfigError(f"objective.{what}_weights.{name}: unknown {what}{hint}")
+        if not any(config.task_weights.get(name, 1.0) > 0 for name in names):
+            raise ConfigError(f"objective.task_weights: expected a weight above 0, found 0 for {', '.join(names)}")
         self.config = config
         self.tasks = spec.tasks
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,22 +60,27 @@ class BudgetConfig(Config):
 
 
 class StudyConfig(Config):
-    """One file in ``hpo/``: a base experiment and what is searched over it. ``keep`` says which trials' checkpoints
-    stay.
+    """One file in ``hpo/``: a base experiment and what is searched over it.
+
+    ``keep`` says which trials' checkpoints stay: ``best``, ``top-3``, ``all`` or ``none``.
     """
 
-    experiment: str
+    experiment: str | None = None  # searched where the command names none
     space: dict[str, Any]
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     budget: BudgetConfig = BudgetConfig()
-    keep: Literal["best", "all", "none"] = "best"
+    keep: str = Field("best", pattern=r"^(best|all|none|top-[1-9][0-9]?)$")
 
 
 def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> StudyConfig:
     """A file in ``hpo/`` with the command line's ``{dotted path: value}`` over it."""
-    tree = {"experiment": path.stem, **load_yaml(path)}
-    return validate(StudyConfig, override(tree, changes or {}), str(path))
+    tree = override(load_yaml(path), changes or {})
+    config = validate(StudyConfig, tree, str(path))
+    if not config.space:
+        raise ConfigError(f"{path}: space: expected at least one setting to search, found none")
+    # as YAML has it: on its way through the validation an option such as 16 or true would become a text
+    return config.model_copy(update={"space": tree["space"]})
 
 
 @dataclass(frozen=True)
@@ -99,22 +105,28 @@ class Study:
         self.space: Space = parse_space(config.space, source)
         self.source = source
         check_space(self.space, base.resolved(), source)
-        pruner = make_pruner(config.pruner, base.training.epochs, source)
+        self._pruner = make_pruner(config.pruner, base.training.epochs, source)
         self.name = f"{base.name}-{self._identity(materials)[:8]}"
         self.folder = folder / self.name
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._study = open_study(self.folder / "journal.log", self.name, pruner)
+
+    @cached_property
+    def _study(self) -> optuna.Study:
+        """Opened, and its folder made, when it is first needed: what is wrong with a study is found before."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: expected a folder for the study, found: {error.strerror}") from None
+        return open_study(self.folder / "journal.log", self.name, self._pruner)
 
     def _identity(self, materials: Materials) -> str:
         kept = self.config.model_dump(mode="json", include={"sampler", "pruner"})
         space = json.dumps(self.config.space)  # in its order, by which settings are drawn
-        base = {k: v for k, v in self.base.resolved().items() if k not in ("description", "selected")}
-        base["data"] = materials.dataset.provenance.digest
-        return content_hash([space, kept, base, materials.folds.digest])
+        return content_hash([space, kept, materials.fingerprint(self.base)])
 
     @contextmanager
     def locked(self) -> Generator[None]:
         """Holds the study; a second process is refused. The lock goes with the process, however it ends."""
+        self.trials()  # makes the folder
         with open(self.folder / "lock", "a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,8 +196,12 @@ class Study:
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the highest value; the first of equals."""
+        return next(iter(self.ranked()), None)
+
+    def ranked(self) -> list[FrozenTrial]:
+        """The complete trials, the best first."""
         complete = [t for t in self.trials() if t.state == TrialState.COMPLETE and t.value is not None]
-        return max(complete, key=lambda t: (t.value, -t.number), default=None)
+        return sorted(complete, key=lambda t: (-float(t.value or 0.0), t.number))
 
     def experiment_of(self, trial: FrozenTrial) -> Experiment:
         """The complete configuration of a finished trial."""

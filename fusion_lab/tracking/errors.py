@@ -38,7 +38,8 @@ def told(what: str) -> Generator[None]:
     """Turns a failure of the store into a :class:`StoreError` that begins with ``what``."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # a database's driver is imported late
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
+        # ImportError: a database's driver is imported late; ValueError: an address that is none
         raise StoreError(f"{what}, found: {reason(error)}") from error
 
 

@@ -118,6 +118,10 @@ class Store:
         run.flush()
         return run
 
+    def run(self, run_id: str, experiment_id: str) -> Run:
+        """A run of this store that has ended, for files to be added to it."""
+        return Run(self.client, self._writer, run_id, experiment_id)
+
     def flush(self) -> None:
         """Waits until everything given to any run is written; raises what could not be."""
         self._writer.flush()

@@ -22,7 +22,8 @@ from fusion_lab.training.plan import Plan
 from fusion_lab.training.predict import joined, predict
 from fusion_lab.training.results import CrossValidation, FoldResult
 from fusion_lab.training.stack import Stack
-from fusion_lab.training.state import State
+from fusion_lab.training.state import State, discard
+from fusion_lab.training.targets import TargetScale
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - it says what happened
@@ -63,7 +64,9 @@ def cross_validate(plan: Plan, on_eval: OnEval | None = None, checkpoint: Path |
             is what would have come out without the interruption. Removed at the end.
 
     Raises:
-        DataError: validation rows that leave the watched score without a value, or a checkpoint of something else.
+        ConfigError: CUDA is asked for and there is none.
+        DataError: validation rows that leave the watched score without a value, a checkpoint of something else, or one
+            that cannot be written.
         Diverged: a loss that is no number any more.
     """
     return _CrossValidation(plan, checkpoint).run(on_eval or (lambda evaluation: CONTINUE))
@@ -79,6 +82,7 @@ class _CrossValidation:
         self.undefined = undefined_folds(self.spec, plan.training, plan.folds, everything)
         of_task = plan.objective.class_weights(everything.targets, everything.known, plan.folds.train)
         self.class_weights = {task: weights.to(plan.device, plan.dtype) for task, weights in of_task.items()}
+        self.scale = TargetScale.fit(self.spec.tasks, everything, plan.folds.train).to(plan.device)
         self.val_rows = padded(plan.folds.val)
         self.val = gather(plan, self.val_rows, plan.scaler)
         self.state = self._state()
@@ -97,13 +101,13 @@ class _CrossValidation:
                 state.save(self.checkpoint, self.plan.fingerprint)
         result = self._result(start)
         if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
+            discard(self.checkpoint)
         return result
 
     def _state(self) -> State:
         if self.checkpoint is not None and self.checkpoint.exists():
             return State.load(self.checkpoint, self.plan)
-        blank = probabilities(self.stack.answers(self._initial(), self.val).heads, self.spec)
+        blank = probabilities(self.stack.answers(self._initial(), self.val).heads, self.spec, self.scale)
         return State.start(self.plan, self.stack.layout, {t: torch.zeros_like(s) for t, s in blank.items()})
 
     def _initial(self) -> Tensor:
@@ -114,6 +118,7 @@ class _CrossValidation:
         """Everything per fold, of the running folds alone."""
         everyone = len(alive) == len(self.plan.folds)
         self.alive_scaler = self.plan.scaler if everyone else self.plan.scaler.take(alive)
+        self.alive_scale = self.scale.take(alive)
         self.alive_val = self.val if everyone else pytree.tree_map(lambda leaf: leaf[alive], self.val)
         self.alive_weights = {task: weights[alive] for task, weights in self.class_weights.items()}
 
@@ -139,7 +144,7 @@ class _CrossValidation:
         plan = self.plan
         names = [plan.folds.names[k] for k in self.state.alive]
         draws = [generator(plan.seed, plan.trial, "augment", name, place) for name in names]
-        batch = gather(plan, rows, self.alive_scaler)
+        batch = self.alive_scale.standardise(gather(plan, rows, self.alive_scaler))
         batch = drop_modalities(batch, plan.augmentation.modality_dropout, draws)
         keys = [plan.key("dropout", name, place) for name in names]
         return batch, torch.tensor(keys, dtype=torch.int32, device=plan.device)
@@ -148,9 +153,10 @@ class _CrossValidation:
         """Scores of every running fold on its validation rows; keeps weights and scores of a new best epoch."""
         state, plan = self.state, self.plan
         output = self.stack.answers(state.weights, self.alive_val)
-        losses = self.stack.losses(output, self.alive_val, self.alive_weights).double().cpu()
+        standardised = self.alive_scale.standardise(self.alive_val)
+        losses = self.stack.losses(output, standardised, self.alive_weights).double().cpu()
         self._check_finite("validation", losses)
-        scores = probabilities(output.heads, self.spec)
+        scores = probabilities(output.heads, self.spec, self.alive_scale)
         curves = {self._curve(t): self._scores(t, scores[t.name], self.alive_val) for t in self.spec.tasks}
         means = torch.stack(list(curves.values())).mean(0)
         lr = learning_rate(plan.optimiser, state.epoch - 1, plan.training.epochs)
@@ -212,9 +218,9 @@ class _CrossValidation:
 
     def _result(self, start: float) -> CrossValidation:
         plan, best = self.plan, self.state.best_weights
-        val, maps = predict(self.stack, self.spec, best, "val", self.val_rows, self.val)
+        val, maps = predict(self.stack, self.spec, self.scale, best, "val", self.val_rows, self.val)
         rows = padded(plan.folds.test)
-        test, _ = predict(self.stack, self.spec, best, "test", rows, gather(plan, rows, plan.scaler))
+        test, _ = predict(self.stack, self.spec, self.scale, best, "test", rows, gather(plan, rows, plan.scaler))
         return CrossValidation(
             folds=tuple(self._fold(k) for k in range(len(plan.folds))),
             predictions=joined(val, test),
@@ -235,6 +241,7 @@ class _CrossValidation:
             ending=state.endings[k] or "epochs",
             history=tuple(state.histories[k]),
             weights={name: leaf.cpu().clone() for name, leaf in weights.items()},
+            target_scale=self.scale.fold(k),
         )
 
     def _notes(self) -> tuple[str, ...]:

@@ -12,12 +12,15 @@ from torch import Tensor
 from fusion_lab.contracts import Batch, DataError, Folds, Spec, Task
 from fusion_lab.evaluation.metrics import measure, rank_auroc, why_undefined
 from fusion_lab.training.plan import TrainingConfig
+from fusion_lab.training.targets import TargetScale
 
 Score = Callable[[Task, Tensor, Tensor, Tensor], Tensor]
 
 
-def probabilities(heads: dict[str, Tensor], spec: Spec) -> dict[str, Tensor]:
-    """Each task's head as probabilities: of the positive class, of the classes, or the value itself."""
+def probabilities(heads: dict[str, Tensor], spec: Spec, scale: TargetScale) -> dict[str, Tensor]:
+    """Each task's head ``[K,B,...]`` as probabilities: of the positive class, of the classes, or as a value in the
+    target's own unit.
+    """
     scores: dict[str, Tensor] = {}
     for task in spec.tasks:
         head = heads[task.name]
@@ -26,7 +29,7 @@ def probabilities(heads: dict[str, Tensor], spec: Spec) -> dict[str, Tensor]:
         elif task.kind == "multiclass":
             scores[task.name] = torch.softmax(head, dim=-1)
         else:
-            scores[task.name] = head
+            scores[task.name] = scale.restore(task.name, head)
     return scores
 
 

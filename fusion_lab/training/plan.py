@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusion_lab.blocks.randomness import key
 from fusion_lab.config import Config
-from fusion_lab.contracts import Batch, Dataset, Folds
+from fusion_lab.contracts import Batch, ConfigError, Dataset, Folds
 from fusion_lab.data.scaling import Scaler
 from fusion_lab.objectives import Objective
 from fusion_lab.training.augmentation import AugmentationConfig
@@ -39,9 +39,15 @@ class TrainingConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def pick_device(self) -> torch.device:
-        """CUDA where there is one and ``device`` is auto."""
+        """CUDA where there is one and ``device`` is auto.
+
+        Raises:
+            ConfigError: ``device`` is cuda and there is none.
+        """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("training.device: expected auto or cpu where PyTorch sees no CUDA device, found 'cuda'")
         return torch.device(self.device)
 
 

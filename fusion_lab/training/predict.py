@@ -12,12 +12,15 @@ from fusion_lab.contracts import AttentionMap, Batch, Predictions, Spec
 from fusion_lab.training.batches import Padded
 from fusion_lab.training.monitor import probabilities
 from fusion_lab.training.stack import Stack
+from fusion_lab.training.targets import TargetScale
 
 
 def predict(
-    stack: Stack, spec: Spec, weights: Tensor, split: str, rows: Padded, batch: Batch
+    stack: Stack, spec: Spec, scale: TargetScale, weights: Tensor, split: str, rows: Padded, batch: Batch
 ) -> tuple[Predictions, tuple[AttentionMap, ...]]:
-    """Answers of K folds at ``weights [K,P]`` for the real rows of ``batch``, leaves ``[K,B,...]``."""
+    """Answers of K folds at ``weights [K,P]`` for the real rows of ``batch``, leaves ``[K,B,...]``, in the targets' own
+    units.
+    """
     numbers, real = rows
     output = stack.answers(weights, batch)
     fold = np.broadcast_to(np.arange(len(numbers))[:, None], numbers.shape)[real]
@@ -26,7 +29,7 @@ def predict(
     def flat(leaves: dict[str, Tensor]) -> dict[str, np.ndarray]:
         return {name: leaf.cpu()[keep].numpy() for name, leaf in leaves.items()}
 
-    scores = flat(probabilities(output.heads, spec))
+    scores = flat(probabilities(output.heads, spec, scale))
     told = Predictions(fold, np.full(len(fold), split), numbers[real], flat(batch.targets), flat(batch.known), scores)
     kinds = stack.model.maps
     maps = tuple(

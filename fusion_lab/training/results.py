@@ -17,7 +17,8 @@ class FoldResult:
     """One fold: its curves and the weights of its best epoch.
 
     ``history`` has a row per epoch: ``epoch`` (from 1), ``lr``, ``train/loss``, ``val/loss``, ``val/<task>/<metric>``;
-    an undefined score is NaN. ``best_epoch`` is the restored one.
+    an undefined score is NaN. ``best_epoch`` is the restored one. ``target_scale``: mean and standard deviation of each
+    regression target over the training rows; the model answers in these units, ``value = mean + std * head``.
     """
 
     fold: int
@@ -27,6 +28,7 @@ class FoldResult:
     ending: Ending
     history: tuple[dict[str, float], ...]
     weights: dict[str, Tensor] = field(repr=False)
+    target_scale: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

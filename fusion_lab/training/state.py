@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,17 +70,27 @@ class State:
         return True
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Writes the state to one safetensors file, whole or not at all; its header carries the numbers as JSON."""
+        """Writes the state to one safetensors file, whole or not at all; its header carries the numbers as JSON.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
         tensors = {"weights": self.weights, "best_weights": self.best_weights, **self.optimiser.moments()}
         tensors |= {f"best_scores/{name}": scores for name, scores in self.best_scores.items()}
         numbers = {
             name: getattr(self, name) for name in ("epoch", "alive", "watched", "best_epoch", "endings", "histories")
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".part")
         cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(cpu, half, metadata={"fingerprint": fingerprint, "numbers": json.dumps(numbers)})
-        os.replace(half, path)
+        half = path.with_suffix(".part")
+        with _told(path, "expected a checkpoint that can be written"):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(cpu, half, metadata={"fingerprint": fingerprint, "numbers": json.dumps(numbers)})
+                os.replace(half, path)
+            except (OSError, SafetensorError):
+                with suppress(OSError):
+                    half.unlink()
+                raise
 
     @classmethod
     def load(cls, path: Path, plan: Plan) -> State:
@@ -87,16 +99,11 @@ class State:
         Raises:
             DataError: the file is damaged, or belongs to another configuration, data set or split.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                # Copies: what safetensors gives lies in the mapped file, unaligned, where kernels round otherwise.
-                loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                tensors = {name: tensor.to(plan.device, copy=True) for name, tensor in loaded.items()}
-        except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"{path}: expected a checkpoint in safetensors format, found: {' '.join(str(error).split())}"
-            ) from None
+        with _told(path, "expected a checkpoint in safetensors format"), safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            # Copies: what safetensors gives lies in the mapped file, unaligned, where kernels round otherwise.
+            loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: tensor.to(plan.device, copy=True) for name, tensor in loaded.items()}
         if header.get("fingerprint") != plan.fingerprint:
             raise DataError(
                 f"{path}: expected a checkpoint of this configuration, data and split, found one of another"
@@ -108,3 +115,22 @@ class State:
         best_weights = tensors.pop("best_weights")
         best_scores = {name.removeprefix("best_scores/"): tensor for name, tensor in tensors.items()}
         return cls(weights=weights, optimiser=optimiser, best_weights=best_weights, best_scores=best_scores, **numbers)
+
+
+def discard(path: Path) -> None:
+    """Removes a checkpoint that has done its work.
+
+    Raises:
+        DataError: it cannot be removed.
+    """
+    with _told(path, "expected a checkpoint that can be removed"), suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()
+
+
+@contextmanager
+def _told(path: Path, expected: str) -> Generator[None]:
+    """What the file system or safetensors does not like about a checkpoint, in one line that names it."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: {expected}, found: {' '.join(str(error).split())}") from None

@@ -56,12 +56,30 @@ class Prevalence:
         return {name: np.tile(answer, (rows, *[1] * answer.ndim)) for name, answer in self._answers.items()}
 
 
+class _View:
+    """Columns times a factor each and, where there are more of them than training rows, in these rows' space."""
+
+    def __init__(self, scale: np.ndarray, training: np.ndarray) -> None:
+        self._scale = scale
+        self._basis = tabular.row_space(training * scale)
+
+    def __call__(self, columns: np.ndarray) -> np.ndarray:
+        scaled = columns * self._scale
+        return scaled if self._basis is None else scaled @ self._basis
+
+    def unscaled(self, weights: np.ndarray) -> np.ndarray:
+        """A model's weights in this view as weights of the columns themselves, ``[..., columns]``."""
+        return (weights if self._basis is None else weights @ self._basis.T) * self._scale
+
+
 class Logistic:
     """Linear model on all columns of its modalities and one indicator per absent modality.
 
     Logistic regression with an L2 penalty chosen by three-fold likelihood inside the training rows; for a regression
-    task, ridge regression with a penalty chosen by leave-one-out error. A missing cell is 0. A task of which the
-    training rows hold less than two classes, or less than two rows, gets no answer.
+    task, ridge regression with a penalty chosen by leave-one-out error. With the penalty is chosen by which power of
+    its width a modality's columns are divided: 0, 1/2 or 1, so that wide modalities need not drown narrow ones. A
+    missing cell is 0. A task of which the training rows hold less than two classes, or less than two rows, gets no
+    answer.
     """
 
     def __init__(self, *modalities: str) -> None:
@@ -72,26 +90,26 @@ class Logistic:
         self._modalities = tuple(m for m in spec.modalities if not self._names or m.name in self._names)
         weight = tabular.array(batch.weight)
         columns = np.nan_to_num(tabular.columns(batch, self._modalities))
-        self._basis = tabular.row_space(columns[weight > 0])
-        reduced = self._reduce(columns)
-        self._models: dict[str, Any] = {}
+        scales = linear.scales(tabular.block_widths(self._modalities))
+        self._views = [_View(scale, columns[weight > 0]) for scale in scales]
+        reduced = [view(columns) for view in self._views]
+        self._models: dict[str, linear.Chosen] = {}
         for task in spec.tasks:
             rows, target, weights = tabular.labelled(batch, task)
             if tabular.learnable(task, target):
-                self._models[task.name] = linear.fit(task, reduced[rows], target, weights)
+                self._models[task.name] = linear.fit(task, [r[rows] for r in reduced], target, weights)
         return self
 
     def predict(self, batch: Batch) -> Answers:
-        reduced = self._reduce(np.nan_to_num(tabular.columns(batch, self._modalities)))
-        return {name: _answer(self._spec.task(name), model, reduced) for name, model in self._models.items()}
+        columns = np.nan_to_num(tabular.columns(batch, self._modalities))
+        reduced = {view: self._views[view](columns) for view in {view for view, _ in self._models.values()}}
+        fitted = self._models.items()
+        return {name: _answer(self._spec.task(name), model, reduced[view]) for name, (view, model) in fitted}
 
     def coefficients(self, task: str) -> np.ndarray:
         """Weights of the columns, ``[1 or C, columns]``."""
-        weights = np.atleast_2d(self._models[task].coef_)
-        return weights if self._basis is None else weights @ self._basis.T
-
-    def _reduce(self, columns: np.ndarray) -> np.ndarray:
-        return columns if self._basis is None else columns @ self._basis
+        view, model = self._models[task]
+        return self._views[view].unscaled(np.atleast_2d(model.coef_))
 
 
 class Trees:

@@ -1,8 +1,8 @@
-"""Linear models with an L2 penalty that is chosen inside the training rows."""
+"""Linear models with an L2 penalty that is chosen inside the training rows, and how it is shared among blocks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -12,28 +12,62 @@ from fusion_lab.contracts import Task
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression
 _ALPHAS = tuple(0.5 / c for c in reversed(_STRENGTHS))  # the same penalties for ridge regression
+_EXPONENTS = (0.0, 0.5, 1.0)  # one penalty for all columns, blocks of equal weight, wide blocks held back
 
 
-def fit(task: Task, columns: np.ndarray, target: np.ndarray, weight: np.ndarray) -> Any:
-    """A fitted ``RidgeCV`` for a regression, a ``LogisticRegression`` otherwise; ``columns`` float64 ``[B,F]``."""
+class Chosen(NamedTuple):
+    """A fitted ``RidgeCV`` or ``LogisticRegression`` and the place of the view that it was fitted to."""
+
+    view: int
+    model: Any
+
+
+def scales(widths: np.ndarray) -> list[np.ndarray]:
+    """Factors to choose from, ``[F]`` each, for columns whose blocks have ``widths`` ``[F]`` columns.
+
+    Under one penalty on all columns a block of thousands drowns one of a few. A column is divided by a power of its
+    block's width, relative to the narrowest block: at 1/2 all blocks of standardised columns weigh the same.
+
+    >>> [factor.tolist() for factor in scales(np.array([1, 4, 4, 4, 4]))][1]
+    [1.0, 0.5, 0.5, 0.5, 0.5]
+    """
+    relative = widths / widths.min()
+    return [relative**-exponent for exponent in (_EXPONENTS if relative.max() > 1 else _EXPONENTS[:1])]
+
+
+def fit(task: Task, views: list[np.ndarray], target: np.ndarray, weight: np.ndarray) -> Chosen:
+    """Ridge regression for a regression task, logistic regression otherwise, on the view that suits it best.
+
+    ``views`` are float64 ``[B,F]``: the same columns under each of :func:`scales`. View and penalty are chosen
+    together; of equally good views, the first.
+    """
     if task.kind == "regression":
-        return RidgeCV(alphas=np.array(_ALPHAS)).fit(columns, target, sample_weight=weight)
+        fits = [RidgeCV(alphas=np.array(_ALPHAS)).fit(view, target, sample_weight=weight) for view in views]
+        best = int(np.argmax([model.best_score_ for model in fits]))
+        return Chosen(best, fits[best])
     codes = target.astype(int)
-    return _logistic(choose_strength(columns, codes, weight)).fit(columns, codes, sample_weight=weight)
+    best, strength = choose_strength(views, codes, weight)
+    return Chosen(best, _logistic(strength).fit(views[best], codes, sample_weight=weight))
 
 
 def _logistic(strength: float, **settings: Any) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=1000, random_state=0, **settings)
 
 
-def choose_strength(columns: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> float:
-    """C with the best held-out likelihood; the middle one where a class is too small to be split."""
+def choose_strength(views: list[np.ndarray], codes: np.ndarray, weight: np.ndarray) -> tuple[int, float]:
+    """Place of the view and C with the best held-out likelihood.
+
+    Where a class is too small to be split, the first view and the middle C.
+    """
     parts = min(3, int(np.unique(codes, return_counts=True)[1].min()))
     if parts < 2:
-        return _STRENGTHS[len(_STRENGTHS) // 2]
-    splits = StratifiedKFold(parts, shuffle=True, random_state=0).split(columns, codes)
-    losses = [_held_out_losses(columns, codes, weight, *split) for split in splits]
-    return _STRENGTHS[int(np.argmin(np.sum(losses, axis=0)))]
+        return 0, _STRENGTHS[len(_STRENGTHS) // 2]
+    splits = list(StratifiedKFold(parts, shuffle=True, random_state=0).split(views[0], codes))
+    losses = np.array(
+        [np.sum([_held_out_losses(view, codes, weight, *split) for split in splits], axis=0) for view in views]
+    )
+    view, strength = np.unravel_index(losses.argmin(), losses.shape)
+    return int(view), _STRENGTHS[strength]
 
 
 def _held_out_losses(

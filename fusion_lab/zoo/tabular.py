@@ -52,6 +52,13 @@ def columns(batch: Batch, modalities: tuple[Modality, ...]) -> np.ndarray:
     return np.concatenate(parts, axis=1, dtype=float)
 
 
+def block_widths(modalities: tuple[Modality, ...]) -> np.ndarray:
+    """Of each of the :func:`columns`, how many its modality has: int ``[columns]``."""
+    statistics = {"vector": 1, "bag": 4, "sequence": 5}
+    widths = [statistics[m.kind] * m.width + 1 for m in modalities]
+    return np.repeat(widths, widths)
+
+
 def _summary(values: np.ndarray, real: np.ndarray, ordered: bool) -> np.ndarray:
     """Statistics over the real places of axis 1, ``[B,T,F] -> [B, 4F or 5F]``; NaN where there are none."""
     count, some = real.sum(1), real.any(1)

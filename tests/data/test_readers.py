@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_lab.contracts import DataError
-from fusion_lab.data.readers import Table, as_text, cell_text, file_sha256, read_ids, read_table
+from fusion_lab.data.readers import Table, as_text, cell_text, data_folder, file_sha256, read_ids, read_table
 
 FRAME = pd.DataFrame({"id": [3, 1, 2], "age": [1.5, np.nan, -2.0], "word": ["b", "a", "ä"]})
 
@@ -160,6 +160,27 @@ def test_folder_and_unknown_ending(tmp_path):
     assert "expected a file ending in .csv" in refusal(tmp_path, "t.xlsx")
     write(tmp_path / "u.csv")
     assert "expected an HDF5 file where a key is given, found key 'k'" in refusal(tmp_path, "u.csv", "k")
+
+
+def test_a_name_that_the_file_system_refuses(tmp_path):
+    name = "x" * 300 + ".csv"
+    assert refusal(tmp_path, name).startswith(f"{tmp_path / name}: expected a data file, found: ")
+    assert "expected a data file, found: " in refusal(tmp_path / ("x" * 300), "t.csv")
+
+
+def test_the_home_of_an_unknown_user():
+    with pytest.raises(DataError, match="^~nosuchuser/x: expected a folder of data files, found a user without"):
+        data_folder("~nosuchuser/x")
+
+
+def test_hdf5_link_that_leads_nowhere(tmp_path):
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["CD3/id"] = np.arange(3)
+        file["CD3/age"] = h5py.SoftLink("/gone")
+        file["CD8/age"] = h5py.ExternalLink("gone.h5", "/age")
+    expected = "expected datasets and groups, found a link 'age' that leads nowhere"
+    for key in ("CD3", "CD8"):
+        assert refusal(tmp_path, "t.h5", key, ["id"]) == f"{tmp_path / 't.h5'}#{key}: {expected}"
 
 
 def test_hdf5_group_and_dataset_keys_agree(tmp_path):

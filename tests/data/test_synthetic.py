@@ -311,6 +311,8 @@ def test_a_plan_that_a_spec_cannot_carry_is_refused(plan, useful, message):
         ({"signl": 1.0}, "signl: unknown key \\(did you mean 'signal'\\?\\)"),
         ({"missing_cells": 1.0}, "missing_cells: expected less than 1, found 1"),
         ({"tasks": {}}, "tasks: .*at least 1 item"),
+        ({"modalities": {"a/b": {}, "c": {}}}, "modalities: expected names of letters, .* found 'a/b'"),
+        ({"tasks": {"../../zz": {}}}, "tasks: expected names of letters, .* found '../../zz'"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(tree, message):

@@ -282,6 +282,11 @@ def test_provenance_follows_the_bytes(files):
     assert before.sources[0] == after.sources[0]
 
 
+def test_a_root_in_the_home_of_an_unknown_user(files):
+    with pytest.raises(DataError, match="^~nosuchuser/x: expected a folder of data files"):
+        load(settings_of(files).model_copy(update={"root": "~nosuchuser/x"}))
+
+
 def test_one_file_for_everything(files):
     clinic = pd.read_csv(files / "clinic.csv")
     targets = pd.read_csv(files / "targets.csv")

@@ -71,8 +71,40 @@ def test_a_fold_with_one_class_takes_the_pooled_threshold_and_says_so():
     found = fold_thresholds(_predictions(target, score), SPEC)
     assert found.values["event"][0] == best_f1_threshold(target[:8], score[:8])
     assert found.values["event"][1] == best_f1_threshold(target[4:8], score[4:8])
-    assert "all folds" in found.notes["event"][0]
+    assert "all folds but its own test rows" in found.notes["event"][0]
     assert found.notes["event"][1] == ""
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 4), st.booleans())
+def test_labels_and_scores_of_a_folds_test_rows_never_move_its_threshold(seed, folds, both):
+    """In a K-fold split, where fold k's test rows validate the fold before it, and most folds hold one class."""
+    rng = np.random.default_rng(seed)
+    of_row = np.arange(folds * 6) % folds
+    label = (rng.random(folds * 6) < 0.5) & (of_row == rng.integers(folds))
+    label[np.flatnonzero(of_row == 0)[:2]] = 0, both
+    score = rng.random((2, folds * 6))
+
+    def thresholds(flipped, moved):
+        """``flipped``: the fold whose test rows have the other label; ``moved``: and other scores."""
+        entries = []
+        for fold in range(folds):
+            for split, part in (("val", (fold + 1) % folds), ("test", fold)):
+                entries += [(fold, split, row) for row in np.flatnonzero(of_row == part)]
+        fold, split, row = (np.array(column) for column in zip(*entries, strict=True))
+        hit = of_row[row] == flipped
+        target = np.where(hit, ~label[row], label[row]).astype(float)
+        answer = np.where(hit & moved, score[1, row], score[0, row])
+        known = np.ones(len(row), bool)
+        parts = {"event": target, "dose": target}, {"event": known, "dose": known}, {"event": answer, "dose": answer}
+        return fold_thresholds(Predictions(fold, split, row, *parts), SPEC)
+
+    before = thresholds(-1, False)
+    for fold in range(folds):
+        for moved in (False, True):
+            after = thresholds(fold, moved)
+            assert after.values["event"][fold] == before.values["event"][fold]
+            assert after.notes["event"][fold] == before.notes["event"][fold]
 
 
 @pytest.mark.parametrize("split", [("val", "test"), ("test",)])

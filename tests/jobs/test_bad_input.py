@@ -520,3 +520,38 @@ def test_artifacts_of_a_run_lie_in_the_working_folder(stage):
     assert main(["train", "--experiment=tiny"]) == 0
     (run,) = stage.runs()
     assert artifact_folder(run).is_relative_to(stage.folder / "mlruns") and "config.yaml" in stage.artifacts(run)
+
+
+@pytest.mark.parametrize("verb", ["train", "hpo"])
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("training.device=cuda", ("device", "cuda")),
+        ("objective.task_weights.outcme=1", ("task_weights.outcme", "did you mean 'outcome'")),
+        ("objective.task_weights.outcome=-1", ("task_weights.outcome", "-1")),
+        ("objective.penalty_weights.foo=1", ("penalty_weights.foo",)),
+    ],
+)
+def test_settings_that_do_not_fit_are_found_before_anything_is_written(stage, capsys, verb, settings, says):
+    refused(stage, capsys, verb, "--experiment=tiny", f"--set={settings}", says=says)
+    assert not stage.statuses()
+    assert not stage.studies()
+
+
+@pytest.mark.parametrize(("section", "value"), [("model", "token_fusion"), ("data", "synthetic")])
+def test_a_section_that_is_a_word(stage, capsys, section, value):
+    stage.experiment("tiny", {**TINY, section: value})
+    refused(stage, capsys, "train", "--experiment=tiny", says=("tiny.yaml", section))
+
+
+def test_a_file_where_the_studies_belong(stage, capsys):
+    stage.text("studies", "a file")
+    refused(stage, capsys, "hpo", "--experiment=tiny", says=("studies",))
+
+
+def test_an_address_that_is_none(stage, capsys):
+    refused(stage, capsys, "train", "--experiment=tiny", "--tracking-uri=http://[bad", says=("http://[bad",))
+
+
+def test_a_name_that_is_too_long(stage, capsys):
+    refused(stage, capsys, "train", f"--experiment={'x' * 5000}", says=("at most", "5000"))

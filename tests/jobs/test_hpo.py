@@ -281,8 +281,10 @@ def test_a_selected_configuration_is_marked_so(finished):
     (trained,) = finished.of("train", 3)
     (study,) = finished.stage.studies()
     assert f"selected by {study.name}" in trained.data.tags["fusion_lab.estimate"]
-    assert "test AUROC (selected)" in finished.shown[3] and "optimistic (selected)" in finished.shown[3]
-    assert any(name.startswith("test/") for name in trained.data.metrics)
+    assert "tiny (selected)" in finished.shown[3]
+    assert "optimistic (selected)" in finished.shown[3]
+    assert any(name.startswith("selected/test/") for name in trained.data.metrics)
+    assert not any(name.startswith("test/") for name in trained.data.metrics)
 
 
 def test_the_same_command_again_adds_nothing(finished):

@@ -53,7 +53,7 @@ def gradients(objective: Objective, output: Output, batch: Batch) -> tuple[torch
 
 def test_the_objective_is_the_weighted_sum_of_means_over_known_labels():
     config = ObjectiveConfig(task_weights={"grade": 0.5, "months": 2.0}, penalty_weights={"vae": 0.1})
-    objective, output, batch = Objective(config, SPEC), some_output(), some_batch()
+    objective, output, batch = Objective(config, SPEC, ("vae",)), some_output(), some_batch()
     batch.known["died"][:3] = False
     batch.known["walking"][0, 2:] = False
     bce = torch.nn.functional.binary_cross_entropy_with_logits
@@ -155,6 +155,39 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
         ConfigError, match=re.escape("objective.task_weights.dead: unknown task (did you mean 'died'?)")
     ):
         Objective(ObjectiveConfig(task_weights={"dead": 1.0}), Spec((), (BINARY,)))
+
+
+def test_an_unknown_penalty_is_refused_with_the_nearest_name():
+    config, spec = ObjectiveConfig(penalty_weights={"vea": 1.0}), Spec((), (BINARY,))
+    with pytest.raises(
+        ConfigError, match=re.escape("objective.penalty_weights.vea: unknown penalty (did you mean 'vae'?)")
+    ):
+        Objective(config, spec, ("vae", "sparsity"))
+    with pytest.raises(
+        ConfigError, match=re.escape("objective.penalty_weights.vea: unknown penalty (this model has no penalty)")
+    ):
+        Objective(config, spec)
+
+
+def test_a_task_of_weight_0_is_not_trained_and_one_at_least_must_be():
+    objective, output, batch = Objective(ObjectiveConfig(task_weights={"died": 0.0}), SPEC), some_output(), some_batch()
+    _, gradient = gradients(objective, output, batch)
+    assert not gradient["died"].any()
+    assert all(part.any() for name, part in gradient.items() if name != "died")
+    two = Spec((), (BINARY, MONTHS))
+    Objective(ObjectiveConfig(task_weights={"died": 0.0}), two)
+    with pytest.raises(
+        ConfigError, match="^objective.task_weights: expected a weight above 0, found 0 for died, months$"
+    ):
+        Objective(ObjectiveConfig(task_weights={"died": 0.0, "months": 0.0}), two)
+
+
+@pytest.mark.parametrize("weights", ["task_weights", "penalty_weights"])
+@pytest.mark.parametrize("value", [-1.0, -1e-9])
+def test_a_weight_below_0_is_refused(weights, value):
+    with pytest.raises(ConfigError, match=f"{weights}.died: .*greater than or equal to 0"):
+        validate(ObjectiveConfig, {weights: {"died": value}}, "here")
+    assert validate(ObjectiveConfig, {weights: {"died": 0.0}}, "here")
 
 
 def test_settings_out_of_range_are_refused():

@@ -113,6 +113,7 @@ def test_a_trial_killed_before_its_configuration_was_drawn_leaves_no_gap(tmp_pat
 
 def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
     study = open_study(tmp_path)
+    assert not study.trials()  # its folder is made when it is first asked
     hold = "import fcntl, os, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX); "
     hold += "f.write(str(os.getpid())); f.flush(); print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", hold, study.folder / "lock"], stdout=subprocess.PIPE, text=True)
@@ -254,7 +255,7 @@ def test_a_study_file_takes_the_command_lines_budget(tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text("space: {model: {dropout: {float: [0, 0.5]}}}\nbudget: {trials: 7}\n")
     config = read_study(file, {"budget.timeout": 2.0})
-    assert (config.experiment, config.budget.trials, config.budget.timeout) == ("small", 7, 2.0)
+    assert (config.experiment, config.budget.trials, config.budget.timeout) == (None, 7, 2.0)
     with pytest.raises(ConfigError, match="budget.trials: expected greater than or equal to 1, found 0"):
         read_study(file, {"budget.trials": 0})
     file.write_text("space: {}\nprunner: {}\n")

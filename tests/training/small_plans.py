@@ -31,6 +31,10 @@ TWO_TASKS = {
     "data.tasks": {"outcome": {"kind": "binary"}, "grade": {"kind": "multiclass", "classes": 3}},
     "data.unknown_labels": 0.1,
 }
+REGRESSION = {
+    "data.tasks": {"outcome": {"kind": "binary"}, "dose": {"kind": "regression"}},
+    "data.unknown_labels": 0.1,
+}
 
 
 def shortened(folds: Folds, data: Dataset) -> Folds:

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 from fusion_lab.contracts import Modality, Spec, Task
 from fusion_lab.training.monitor import auroc, flat_steps, mean_over_folds, probabilities, watched
+from fusion_lab.training.targets import TargetScale
 
 BINARY = Task("relapse", "binary", ("no", "yes"))
 GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
@@ -72,14 +73,16 @@ def test_a_fold_with_one_class_makes_the_mean_the_score_of_all_rows_together():
     assert mean_over_folds(BINARY, auroc, *rows) == pytest.approx(together)
 
 
-def test_heads_become_probabilities():
+def test_heads_become_probabilities_and_values_in_the_targets_unit():
     tasks = (BINARY, GRADE, DOSE)
     heads = {"relapse": torch.randn(2, 5), "grade": torch.randn(2, 5, 3), "dose": torch.randn(2, 5)}
-    found = probabilities(heads, Spec((Modality("m", "vector", ()),), tasks))
+    scale = TargetScale({"dose": torch.tensor([2000.0, 0.0])}, {"dose": torch.tensor([10.0, 1.0])})
+    found = probabilities(heads, Spec((Modality("m", "vector", ()),), tasks), scale)
     torch.testing.assert_close(found["relapse"], 1 / (1 + torch.exp(-heads["relapse"])))
     torch.testing.assert_close(found["grade"].sum(-1), torch.ones(2, 5))
     assert torch.equal(found["grade"].argmax(-1), heads["grade"].argmax(-1))
-    assert torch.equal(found["dose"], heads["dose"])
+    torch.testing.assert_close(found["dose"][0], 2000 + 10 * heads["dose"][0])
+    assert torch.equal(found["dose"][1], heads["dose"][1])
 
 
 def test_steps_of_a_per_step_task_are_scored_as_rows():

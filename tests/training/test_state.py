@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_plans import TWO_TASKS, make_plan
+from small_plans import REGRESSION, TWO_TASKS, make_plan
 
 from fusion_lab.contracts import DataError
 from fusion_lab.training import CONTINUE, Decision, cross_validate, state
+from fusion_lab.training.stack import Layout
 
 STOPPING = {**TWO_TASKS, "training.epochs": 5, "training.patience": 1}
 
@@ -32,9 +35,12 @@ def interrupted(plan, path, epoch: int) -> None:
         cross_validate(plan, killed_at(epoch), path)
 
 
-@pytest.mark.parametrize(("mode", "epochs"), [("stacked", (1, 2, 3, 4, 5)), ("loop", (2, 4))])
-def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, mode, epochs):
-    plan = make_plan({**STOPPING, "training.mode": mode})
+@pytest.mark.parametrize(
+    ("tasks", "mode", "epochs"),
+    [(TWO_TASKS, "stacked", (1, 2, 3, 4, 5)), (TWO_TASKS, "loop", (2, 4)), (REGRESSION, "stacked", (2, 4))],
+)
+def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, tasks, mode, epochs):
+    plan = make_plan({**STOPPING, **tasks, "training.mode": mode})
     whole = cross_validate(plan)
     assert len({fold.epochs for fold in whole.folds}) > 1, "no fold left the stack: compaction unseen"
     for epoch in epochs:
@@ -46,6 +52,7 @@ def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, mode, epochs
         for one, other in zip(whole.folds, again.folds, strict=True):
             assert one.history == other.history
             assert (one.best_epoch, one.ending) == (other.best_epoch, other.ending)
+            assert one.target_scale == other.target_scale
             assert all(torch.equal(weights, other.weights[name]) for name, weights in one.weights.items())
         for task, scores in whole.predictions.score.items():
             np.testing.assert_array_equal(scores, again.predictions.score[task])
@@ -121,9 +128,39 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(state, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(DataError, match="expected a checkpoint that can be written, found: .*no space left") as error:
         cross_validate(plan, checkpoint=path)
     monkeypatch.undo()
+    assert str(path) in str(error.value)
+    assert os.listdir(tmp_path) == [path.name]
     assert path.read_bytes() == before
     again, whole = cross_validate(plan, checkpoint=path), cross_validate(plan)
     assert [fold.history for fold in again.folds] == [fold.history for fold in whole.folds]
+
+
+@pytest.mark.parametrize("blocked", ["the folder is a file", "the file is a folder", "the half is a folder"])
+def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line(tmp_path, blocked):
+    path = tmp_path / "run" / "state.safetensors"
+    if blocked == "the folder is a file":
+        path.parent.write_text("in the way")
+    else:
+        name = "state.safetensors" if blocked == "the file is a folder" else "state.part"
+        (path.parent / name / "in the way").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    current = state.State.start(make_plan(), Layout(make_plan().initial_weights(0)), {})
+    with pytest.raises(DataError, match="expected a checkpoint that can be written, found: ") as error:
+        current.save(path, "fingerprint")
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_that_was_never_written_need_not_be_removed(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    cross_validate(make_plan({"training.epochs": 1}), checkpoint=tmp_path / "file" / "state.safetensors")
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_told_in_one_line(tmp_path):
+    with pytest.raises(DataError, match="expected a checkpoint that can be removed, found: ") as error:
+        state.discard(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}: ")

@@ -12,8 +12,7 @@ from small_plans import TWO_TASKS, make_plan, pick
 from fusion_lab.contracts import DataError
 from fusion_lab.evaluation.folds import objective
 from fusion_lab.objectives import Objective
-from fusion_lab.training import CONTINUE, CrossValidation, Decision, Evaluation, cross_validate
-from fusion_lab.training.folds import Diverged
+from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, cross_validate
 
 EXACT = torch.float64
 
@@ -248,6 +247,23 @@ class NoNumberInValidation(Objective):
     def __call__(self, output, batch, class_weights):
         loss = super().__call__(output, batch, class_weights)
         return loss if torch.is_grad_enabled() else loss * torch.nan
+
+
+def test_a_validation_loss_that_is_no_number_is_told_with_the_fold_and_epoch_in_which_it_turned():
+    class Later(Objective):
+        seen = 0
+
+        def __call__(self, output, batch, class_weights):
+            loss = super().__call__(output, batch, class_weights)
+            if torch.is_grad_enabled():
+                return loss
+            self.seen += 1  # of 4 folds, one after the other
+            return loss * torch.inf if self.seen == 2 * 4 + 3 else loss
+
+    plan = make_plan()
+    later = Later(plan.objective.config, plan.dataset.spec)
+    with pytest.raises(Diverged, match="^fold 2: the validation loss of epoch 3 is inf$"):
+        cross_validate(dataclasses.replace(plan, objective=later))
 
 
 def test_a_loss_that_is_no_number_ends_the_training():

@@ -80,8 +80,9 @@ def _run(spec, batch, names=None):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The same models with one penalty and few trees."""
+    """The same models with one penalty, one scaling and few trees."""
     monkeypatch.setattr(linear, "_STRENGTHS", (0.1,))
+    monkeypatch.setattr(linear, "_EXPONENTS", (0.0,))
     monkeypatch.setitem(baselines._TREES, "max_iter", 5)
 
 
@@ -147,29 +148,73 @@ def test_prevalence_is_the_known_training_rows_weighted_mean_and_ranks_nothing()
     assert roc_auc_score(batch.targets["event"].numpy()[known], answers["event"][known]) == 0.5
 
 
+def _scale_by_hand(width, exponent):
+    """Of the columns of blood, three and one for its absence, and of image: relative to the narrower, blood."""
+    return np.repeat([1.0, ((width + 1) / 4) ** -exponent], [4, width + 1])
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("spec", [SPEC, WIDE], ids=["more rows", "more columns"])
-def test_logistic_is_scikit_learns_on_all_columns(spec, monkeypatch):
+def test_logistic_is_scikit_learns_on_all_columns(spec, exponent, monkeypatch):
     monkeypatch.setattr(linear, "_STRENGTHS", (0.01,))
+    monkeypatch.setattr(linear, "_EXPONENTS", (exponent,))
     batch = _batch(spec)
     model = Logistic().fit(batch, spec)
     columns, known = _by_hand(batch, ("blood", "image")), batch.known["event"].numpy()
+    scale = _scale_by_hand(spec.modality("image").width, exponent)
     reference = LogisticRegression(C=0.01, tol=1e-8, max_iter=5000)
-    reference.fit(columns[known], batch.targets["event"].numpy()[known])
-    np.testing.assert_allclose(model.coefficients("event"), reference.coef_, atol=1e-4)
+    reference.fit((columns * scale)[known], batch.targets["event"].numpy()[known])
+    np.testing.assert_allclose(model.coefficients("event"), reference.coef_ * scale, atol=1e-4)
     other = _batch(spec, seed=1)
-    expected = reference.predict_proba(_by_hand(other, ("blood", "image")))[:, 1]
+    expected = reference.predict_proba(_by_hand(other, ("blood", "image")) * scale)[:, 1]
     np.testing.assert_allclose(model.predict(other)["event"], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("width", [5, 400])
-def test_regression_is_scikit_learns_ridge(width, monkeypatch):
+def test_regression_is_scikit_learns_ridge(width, exponent, monkeypatch):
     monkeypatch.setattr(linear, "_ALPHAS", (10.0,))
+    monkeypatch.setattr(linear, "_EXPONENTS", (exponent,))
     spec = Spec((_modality("blood"), _modality("image", width)), (DOSE,))
     batch = _batch(spec)
     model = Logistic().fit(batch, spec)
     columns, known = _by_hand(batch, ("blood", "image")), batch.known["dose"].numpy()
+    columns = columns * _scale_by_hand(width, exponent)
     reference = Ridge(alpha=10.0).fit(columns[known], batch.targets["dose"].numpy()[known])
     np.testing.assert_allclose(model.predict(batch)["dose"], reference.predict(columns), rtol=1e-5, atol=1e-6)
+
+
+def _merit_of_logistic(spec, task, planted):
+    """On rows it has not seen, next to the modality that carries the signal alone: AUROC or R2."""
+    train, test = (_batch(spec, rows=300, seed=seed, planted=planted) for seed in range(2))
+    rows = test.known[task].numpy()
+    target, score = test.targets[task].numpy()[rows], roc_auc_score if task == "event" else r2_score
+    return [score(target, model.fit(train, spec).predict(test)[task][rows]) for model in (Logistic(), Single(planted))]
+
+
+@pytest.mark.parametrize("task", [EVENT, DOSE], ids=lambda task: task.kind)
+@pytest.mark.parametrize("kind", ["vector", "sequence", "bag"])
+def test_a_wide_modality_of_noise_does_not_drown_a_narrow_one(task, kind, monkeypatch):
+    wide = _modality("image", 1500) if kind == "vector" else _modality("image", 300, kind, 3)
+    spec = Spec((_modality("blood"), wide), (task,))
+    together, alone = _merit_of_logistic(spec, task.name, "blood")
+    assert together > alone - 0.06
+    monkeypatch.setattr(linear, "_EXPONENTS", (0.0,))
+    assert _merit_of_logistic(spec, task.name, "blood")[0] < alone - 0.12
+
+
+@pytest.mark.parametrize("task", [EVENT, DOSE], ids=lambda task: task.kind)
+def test_a_wide_modality_that_tells_is_not_held_back(task, monkeypatch):
+    spec = Spec((_modality("blood"), _modality("image", 40)), (task,))
+    together, _ = _merit_of_logistic(spec, task.name, "image")
+    monkeypatch.setattr(linear, "_EXPONENTS", (0.0,))
+    assert together > _merit_of_logistic(spec, task.name, "image")[0] - 0.02
+
+
+def test_blocks_are_as_wide_as_their_columns():
+    batch = _batch(MIXED)
+    parts = [tabular.columns(batch, (modality,)).shape[1] for modality in MIXED.modalities]
+    assert tabular.block_widths(MIXED.modalities).tolist() == np.repeat(parts, parts).tolist()
 
 
 def test_the_penalty_is_chosen_by_what_is_held_out():
@@ -177,12 +222,12 @@ def test_the_penalty_is_chosen_by_what_is_held_out():
     batch = _batch(SPEC, rows=400, strength=6.0)
     columns, target = _by_hand(batch, ("blood", "image")), batch.targets["event"].numpy().astype(int)
     weight, rows = np.ones(400), batch.known["event"].numpy()
-    clear = linear.choose_strength(columns[rows], target[rows], weight[rows])
+    clear = linear.choose_strength([columns[rows]], target[rows], weight[rows])
     noise = np.random.default_rng(0).integers(0, 2, 400)
-    assert clear >= 0.1
-    assert linear.choose_strength(columns, noise, weight) <= 0.01
+    assert clear[1] >= 0.1
+    assert linear.choose_strength([columns], noise, weight)[1] <= 0.01
     lonely = np.arange(400) == 0  # a class of one row cannot be split
-    assert linear.choose_strength(columns, lonely.astype(int), weight) == 0.01
+    assert linear.choose_strength([columns, columns], lonely.astype(int), weight) == (0, 0.01)
 
 
 @pytest.mark.parametrize("name", baseline_names(SPEC))
@@ -203,6 +248,7 @@ def test_what_is_unknown_or_weighs_nothing_cannot_matter(name):
 @pytest.mark.parametrize("name", ["logistic", "trees", "single:blood"])
 def test_weights_count_as_repeated_rows_do(name, monkeypatch):
     monkeypatch.setattr(linear, "_STRENGTHS", (0.1,))  # parts of repeated rows would hold copies of each other
+    monkeypatch.setattr(linear, "_EXPONENTS", (0.5,))
     monkeypatch.setitem(baselines._TREES, "min_samples_leaf", 1)  # counts rows, not weights
     batch = _batch(SPEC)
     twice = torch.cat([torch.arange(ROWS), torch.arange(0, ROWS, 2)])

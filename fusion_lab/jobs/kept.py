@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -18,8 +19,22 @@ from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.trial import Outcome, checkpoint_dict, row_labels
 
 
-def keep_best(folder: Path, outcome: Outcome) -> None:
-    """Replaces ``folder`` by the weights, curves and maps of a new best configuration, whole or not at all."""
+def kept_folder(study: Path, number: int) -> Path:
+    """Where a trial's weights and pages are kept."""
+    return study / "kept" / f"{number:04d}"
+
+
+def how_many(keep: str) -> int:
+    """How many trials are kept with the study; ``all`` gives each trial's run its weights besides.
+
+    >>> [how_many(keep) for keep in ("none", "best", "top-3", "all")]
+    [0, 1, 3, 1]
+    """
+    return {"none": 0, "best": 1, "all": 1}.get(keep) or (int(keep[4:]) if keep.startswith("top-") else 0)
+
+
+def keep_trial(folder: Path, outcome: Outcome) -> None:
+    """Makes ``folder`` of a trial's weights, curves and maps, whole or not at all."""
     half = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(half, ignore_errors=True)
     for name in ("checkpoints", "attention"):
@@ -38,7 +53,15 @@ def keep_best(folder: Path, outcome: Outcome) -> None:
     os.replace(half, folder)
 
 
-def log_best(run: Run, folder: Path) -> None:
-    """Gives the run all that :func:`keep_best` kept, under ``best/``."""
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        run.file(file, str(Path("best") / file.parent.relative_to(folder)))
+def drop_others(study: Path, numbers: Sequence[int]) -> None:
+    """Leaves what is kept of the trials ``numbers`` and nothing else."""
+    stay = {kept_folder(study, number) for number in numbers}
+    for folder in (study / "kept").glob("*"):
+        if folder not in stay:
+            shutil.rmtree(folder)
+
+
+def log_kept(run: Run, folder: Path, under: str, part: str = "") -> None:
+    """Gives a run what :func:`keep_trial` kept, or its subfolder ``part``, under a folder of its artifacts."""
+    for file in sorted(p for p in (folder / part).rglob("*") if p.is_file()):
+        run.file(file, str(Path(under) / file.parent.relative_to(folder)))
