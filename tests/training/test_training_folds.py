@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_plans import TWO_TASKS, make_plan, pick
+from small_plans import REGRESSION, TWO_TASKS, make_plan, pick
 
 from fusion_lab.contracts import DataError
 from fusion_lab.evaluation.folds import objective
@@ -60,9 +60,10 @@ def test_a_fold_does_not_depend_on_the_folds_beside_it(mode, chosen):
         assert_same_fold(fold, next(f for f in every.folds if f.name == fold.name), tolerance=1e-9)
 
 
+@pytest.mark.parametrize("tasks", [{}, REGRESSION])
 @pytest.mark.parametrize(("mode", "dtype", "tolerance"), [("loop", torch.float32, 0.0), ("stacked", EXACT, 1e-9)])
-def test_folds_that_end_change_no_other_fold(mode, dtype, tolerance):
-    plan = make_plan({"training.mode": mode}, dtype=dtype)
+def test_folds_that_end_change_no_other_fold(tasks, mode, dtype, tolerance):
+    plan = make_plan({**tasks, "training.mode": mode}, dtype=dtype)
     whole = cross_validate(plan)
     some = cross_validate(plan, lambda e: Decision(stop=frozenset({0, 3})) if e.epoch == 2 else CONTINUE)
     assert [f.ending for f in some.folds] == ["pruned", "epochs", "epochs", "pruned"]
