@@ -148,6 +148,8 @@ def checkpoint_dict(fold: FoldResult) -> dict[str, object]:
         "best_epoch": fold.best_epoch,
         "epochs": fold.epochs,
         "ending": fold.ending,
+        # a regression's head answers in deviations of the training rows: value = mean + std * head
+        "target_scale": {task: {"mean": mean, "std": std} for task, (mean, std) in fold.target_scale.items()},
         "tensors": {name: list(tensor.shape) for name, tensor in fold.weights.items()},
     }
 
