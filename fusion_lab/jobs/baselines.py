@@ -62,7 +62,7 @@ def log_baselines(
     """A child run for each baseline, with the metrics that trials have."""
     tasks = safe_parts(task.name for task in materials.spec.tasks)
     for row in scored:
-        run = session.child(f"baseline {row.name}", "baseline", tags)
+        run = session.child(f"baseline {row.label('val')}", "baseline", tags)
         with run:
             run.params({"model.family": f"baseline {row.name}"})
             run.metrics({"objective": row.value("val")})

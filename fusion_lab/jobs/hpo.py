@@ -184,6 +184,8 @@ class _Search:
             run.flush()
             self.study.tell(suggestion, self.value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
             run.tags({STATE: "pruned" if pruned else "complete"})
+            if pruned:
+                run.tags({"mlflow.runName": f"trial {number:03d} (pruned)"})
             run.flush()  # not behind the figures: a kill while they are drawn leaves the run of a trial that counts
             log_figures(run, outcome, self.draw)
         drop_others(self.study.folder, [t.number for t in self._kept()])

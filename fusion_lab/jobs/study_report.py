@@ -108,7 +108,7 @@ def _where(best_file: Path, place: Session, name: str) -> list[str]:
 
 
 def _log_scores(place: Session, best: FrozenTrial, winner: Scored) -> None:
-    for split, prefix in (("val", "val"), ("test", "selected/test")):
+    for split, prefix in (("val", "val"), ("test", "test_selected")):
         for metric in ("auroc", "ap", "f1", "r2"):
             line = winner.line(split, metric)
             if line is not None:

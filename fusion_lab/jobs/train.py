@@ -87,7 +87,7 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
 def _log(chosen: Experiment, materials: Materials, place: Session, result: CrossValidation, scored: Scored) -> None:
     ids = materials.dataset.ids
     # optimistic test scores do not stand among the clean ones under the same name
-    shown = {"test": "selected/test"} if chosen.selected else {}
+    shown = {"test": "test_selected"} if chosen.selected else {}
     scores, summary = (frame.replace({"split": shown}) for frame in (scored.scores.table, scored.summary))
     outcome = Outcome(result, materials.spec, scores, summary, chosen.resolved(), ids)
     log_cross_validation(place.run, outcome, [shown.get(split, split) for split in SPLITS], keep_checkpoints=True)

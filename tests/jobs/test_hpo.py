@@ -108,7 +108,7 @@ def test_trials_and_baselines_stand_under_the_study(finished):
     baselines = {run.info.run_name for run in finished.of("baseline")}
     spec = read_experiment(str(finished.stage.folder / "experiments/tiny.yaml")).data
     assert {f"baseline single:{name}" for name in spec.modalities} < baselines
-    assert {"baseline prevalence", "baseline logistic", "baseline trees", "baseline best_single"} < baselines
+    assert {"baseline prevalence", "baseline logistic", "baseline trees", "baseline best_single (selected)"} < baselines
     for run in [*finished.trials, *finished.of("baseline")]:
         assert run.data.tags["mlflow.parentRunId"] == finished.parent.info.run_id
         assert run.data.tags["fusion_lab.study"] == study.name
@@ -283,7 +283,7 @@ def test_a_selected_configuration_is_marked_so(finished):
     assert f"selected by {study.name}" in trained.data.tags["fusion_lab.estimate"]
     assert "tiny (selected)" in finished.shown[3]
     assert "optimistic (selected)" in finished.shown[3]
-    assert any(name.startswith("selected/test/") for name in trained.data.metrics)
+    assert any(name.startswith("test_selected/") for name in trained.data.metrics)
     assert not any(name.startswith("test/") for name in trained.data.metrics)
 
 
@@ -312,7 +312,7 @@ def test_a_later_study_run_points_to_the_first(finished):
 
 
 def test_the_baselines_are_the_specs(finished):
-    names = {run.info.run_name.removeprefix("baseline ") for run in finished.of("baseline")}
+    names = {run.info.run_name.removeprefix("baseline ").removesuffix(" (selected)") for run in finished.of("baseline")}
     assert names == set(baseline_names(Materials.load(read_experiment(str(finished.stage.folder / "best.yaml"))).spec))
 
 
