@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from data_miniature import write_miniature
 from scipy import stats
 
 from fusion_lab.contracts import Spec
-from fusion_lab.data import synthetic
+from fusion_lab.data import DOMAINS, synthetic
 from fusion_lab.data.arrays import ArrayDataset
+from fusion_lab.data.planting import Planting, twin
+from fusion_lab.data.splits import make_folds
 from fusion_lab.evaluation.intervals import corrected_interval
 from fusion_lab.evaluation.metrics import rank_auroc
-from fusion_lab.experiment import Experiment, Materials, resolve
+from fusion_lab.experiment import Experiment, Materials, read_experiment, resolve
 from fusion_lab.training import CrossValidation, cross_validate
 
 SEEDS = range(5)
@@ -113,6 +116,26 @@ def test_fusion_finds_an_interaction_that_no_modality_shows(fusion):
         best_single.append(max(train(config, only(name)).auroc for name in "ab"))
         assert together.interval[0] > 0.5
     assert_better(fused, best_single, margin=0.2)
+
+
+@pytest.mark.slow
+def test_fusion_beats_the_best_single_modality_on_the_twin_of_a_table(tmp_path):
+    """Numbers, switches and categories of a real layout; what a single modality tells is a part of the label."""
+    write_miniature(tmp_path)
+    config = read_experiment("hancock", data=str(tmp_path))
+    real = DOMAINS["table"].spec(config.data)
+    names = ("clinical", "pathological", "blood", "cell_density")
+    spec = Spec(tuple(real.modality(name) for name in names), real.tasks[:1])
+    fused, best_single = [], []
+    for seed in SEEDS:
+        planting = Planting(rows=300, planted="additive", signal=4.0, missing_cells=0.05, seed=seed)
+        like = experiment(seed, {}, {"fusion": "gated"})
+        data = twin(spec, planting, useful=names[:3])
+        materials = Materials(data, make_folds(like.folds, data))
+        fused.append(Trained(materials, cross_validate(materials.plan(like))).auroc)
+        singles = [only(name)(materials) for name in names[:3]]
+        best_single.append(max(Trained(m, cross_validate(m.plan(like))).auroc for m in singles))
+    assert_better(fused, best_single, margin=0.05)
 
 
 @pytest.mark.slow
