@@ -41,9 +41,8 @@ def best_f1_threshold(target: np.ndarray, score: np.ndarray) -> float:
 def fold_thresholds(predictions: Predictions, spec: Spec) -> Thresholds:
     """For each binary task and fold, the best-F1 threshold of that fold's own validation rows.
 
-    Where these hold one class only, the validation rows of all folds decide together, without those that are test rows
-    of that fold: in a K-fold split one fold's test rows are another's validation rows. Where that does not help either,
-    it is 0.5. Both are noted.
+    Where these hold one class only it is 0.5, which is noted. Validation rows of other folds could not decide in their
+    place: some of them are test rows of this fold, and the models that scored the rest were trained on its test rows.
     """
     count = int(predictions.fold.max()) + 1 if len(predictions.fold) else 0
     values: dict[str, np.ndarray] = {}
@@ -65,12 +64,7 @@ def _fold_threshold(predictions: Predictions, task: str, fold: int) -> tuple[flo
     own = _known(predictions.of("val", fold), task)
     if _usable(*own):
         return best_f1_threshold(*own), ""
-    validation = predictions.of("val")
-    pooled = _known(validation.where(~np.isin(validation.row, predictions.of("test", fold).row)), task)
-    if _usable(*pooled):
-        rest = "but its own test rows: its validation rows hold one class"
-        return best_f1_threshold(*pooled), f"threshold from the validation rows of all folds {rest}"
-    return 0.5, "threshold 0.5: validation rows other than its test rows do not hold both classes with finite scores"
+    return 0.5, "threshold 0.5: the validation rows do not hold both classes with finite scores"
 
 
 def _known(predictions: Predictions, task: str) -> tuple[np.ndarray, np.ndarray]:

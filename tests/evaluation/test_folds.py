@@ -115,7 +115,7 @@ def test_a_mean_over_fewer_folds_is_never_shown():
     assert np.isfinite(summary.loc[("val", "death", "brier"), "mean"])  # defined without a positive row
     assert np.isfinite(summary.loc[("val", "relapse", "auroc"), "mean"])
     assert np.isfinite(summary.loc[("test", "death", "auroc"), "mean"])
-    assert "threshold from the validation rows of all folds" in summary.loc[("test", "death", "f1"), "note"]
+    assert "threshold 0.5" in summary.loc[("test", "death", "f1"), "note"]
 
 
 def test_one_fold_has_a_mean_and_no_interval():

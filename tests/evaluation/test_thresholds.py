@@ -65,13 +65,13 @@ def test_each_fold_looks_at_its_own_known_validation_rows_only():
     np.testing.assert_array_equal(again.values["event"], found.values["event"])
 
 
-def test_a_fold_with_one_class_takes_the_pooled_threshold_and_says_so():
+def test_a_fold_with_one_class_takes_a_half_and_says_so():
     score = np.random.default_rng(1).random(16)
     target = np.array([0, 0, 0, 0, 0, 1, 0, 1] + [0, 1] * 4)
     found = fold_thresholds(_predictions(target, score), SPEC)
-    assert found.values["event"][0] == best_f1_threshold(target[:8], score[:8])
+    assert found.values["event"][0] == 0.5
     assert found.values["event"][1] == best_f1_threshold(target[4:8], score[4:8])
-    assert "all folds but its own test rows" in found.notes["event"][0]
+    assert "threshold 0.5" in found.notes["event"][0]
     assert found.notes["event"][1] == ""
 
 
