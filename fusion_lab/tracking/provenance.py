@@ -21,7 +21,7 @@ from mlflow.entities import Dataset as TrackedDataset
 from mlflow.entities import DatasetInput, InputTag
 
 import fusion_lab
-from fusion_lab.contracts import Dataset, Modality, Spec, Task
+from fusion_lab.contracts import Dataset, Modality, Task
 
 _PACKAGE = Path(fusion_lab.__file__).resolve().parent
 _NAME_LENGTH, _VALUE_LENGTH = 500, 60_000
@@ -122,14 +122,6 @@ def modality_table(dataset: Dataset) -> pd.DataFrame:
         present = int(valid[modality.name].reshape(len(dataset), -1).any(1).sum())
         lines.append((modality.name, modality.kind, modality.width, present, len(dataset) - present))
     return pd.DataFrame(lines, columns=["modality", "kind", "features", "rows", "missing"])
-
-
-def spec_dict(spec: Spec) -> dict[str, object]:
-    """What a model takes and answers, as plain values."""
-    return {
-        "modalities": [{"name": m.name, "kind": m.kind, "shape": list(m.shape)} for m in spec.modalities],
-        "tasks": [{"name": t.name, "kind": t.kind, "classes": list(t.classes)} for t in spec.tasks],
-    }
 
 
 def _column(modality: Modality) -> dict[str, object]:

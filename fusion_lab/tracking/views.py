@@ -82,15 +82,6 @@ def table(
     }
 
 
-def children_of(parent: str) -> str:
-    """The filter that leaves the runs under one parent.
-
-    >>> children_of("4f2a")
-    "tags.`mlflow.parentRunId` = '4f2a'"
-    """
-    return f"tags.`mlflow.parentRunId` = '{parent}'"
-
-
 def runs_link(base: str, experiment_id: str, key: str | None = None) -> str:
     """Address of an experiment's run table, of one saved view when ``key`` is given.
 

@@ -5,11 +5,11 @@ import zlib
 import pytest
 
 from fusion_lab.tracking.errors import StoreError
-from fusion_lab.tracking.views import TAG, children_of, runs_link, save_view, table
+from fusion_lab.tracking.views import TAG, runs_link, save_view, table
 
 
 def test_a_saved_view_can_be_read_back(store, experiment):
-    state = table(["val/auroc"], ["model.fusion"], "val/auroc", search=children_of("abc"))
+    state = table(["val/auroc"], ["model.fusion"], "val/auroc", search="tags.`mlflow.parentRunId` = 'abc'")
     link = save_view(store, experiment, "my study", "Study: demo", state)
     assert link == runs_link("", experiment, "my study")
     assert link.endswith("viewStateShareKey=my_study")
@@ -38,7 +38,7 @@ def test_the_filter_of_a_parent_finds_its_children(store):
     experiment = store.experiment_id("views")
     parent = store.start_run(experiment, "parent")
     child = store.start_run(experiment, "child", parent=parent.id)
-    found = store.client.search_runs([experiment], filter_string=children_of(parent.id))
+    found = store.client.search_runs([experiment], filter_string=f"tags.`mlflow.parentRunId` = '{parent.id}'")
     assert [run.info.run_id for run in found] == [child.id]
     child.close()
     parent.close()
