@@ -2,12 +2,14 @@
 # make test   install, then run the tests
 # make env    install only (into .venv, with pip; make env UV=1 uses uv)
 # make check  everything that has to hold before a commit: format, lint, types, layers, tests
+# make bench  this product against a PyTorch loop, Lightning and skorch (about ten minutes; leave the machine alone meanwhile)
 # make ui     MLflow's pages for what was run here
 
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+BENCH  := $(VENV)/.ready-bench
 PORT   ?= 5000
 ARGS   ?=
 
@@ -15,7 +17,7 @@ export OMP_NUM_THREADS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help env hpo train ui test test-slow lint format check clean
+.PHONY: help env hpo train ui test test-slow bench lint format check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -33,6 +35,14 @@ else
 endif
 	@touch $@
 
+$(BENCH): $(READY)
+ifdef UV
+	uv pip install --python $(BIN)/python --editable '.[bench]'
+else
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+endif
+	@touch $@
+
 hpo: $(READY)
 	$(BIN)/fusion-lab hpo $(ARGS)
 
@@ -47,6 +57,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
+
+bench: $(BENCH)
+	$(BIN)/python tests/bench $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check

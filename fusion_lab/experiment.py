@@ -20,6 +20,7 @@ from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.data.table import TableConfig
 from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.training.augmentation import AugmentationConfig
+from fusion_lab.training.execution import check_stackable
 from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.training.plan import Plan, TrainingConfig
@@ -187,7 +188,7 @@ class Materials:
             folds=self.folds,
             scaler=self._scaler(experiment.scaling),
             objective=Objective(experiment.objective, self.spec),
-            optimiser=experiment.optimiser,
+            optimisers=(experiment.optimiser,) * len(self.folds),
             training=experiment.training,
             augmentation=experiment.augmentation,
             seed=experiment.seed,
@@ -205,6 +206,7 @@ class Materials:
         plan = self.plan(experiment)
         plan.training.pick_device()
         plan.build_model()
+        check_stackable(plan)
         undefined_folds(
             self.spec, experiment.training, self.folds, self.dataset.gather(torch.arange(len(self.dataset)))
         )

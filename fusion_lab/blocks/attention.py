@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from fusion_lab.blocks.grouped import GroupedLinear, GroupedNorm
 from fusion_lab.blocks.masking import masked_softmax
-from fusion_lab.blocks.randomness import Dropout
+from fusion_lab.blocks.randomness import Dropout, Noise
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al., 2017) of Q queries over T tokens, G groups at once.
+    """Multi-head attention (Vaswani et al., 2017), G groups at once.
 
     The key projection has no bias: it adds the same number to every score of a query, which the softmax takes away
-    again. A single query is folded into the key weights and the values are pooled before they are projected: the same
-    function, with the cost of a projection per query in place of one per token.
+    again.
 
     Args:
         groups: G; 1 where there is only one.
@@ -40,7 +39,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, queries: Tensor, tokens: Tensor, valid: Tensor, key: Tensor | None, bias: Tensor | None = None
+        self, queries: Tensor, tokens: Tensor, valid: Tensor, noise: Noise | None, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Attends.
 
@@ -48,38 +47,87 @@ class Attention(nn.Module):
             queries: ``[G,B,Q,D]``.
             tokens: ``[G,B,T,D]``.
             valid: bool ``[G,B,T]``.
-            key: random key while training, ``None`` in evaluation.
+            noise: random values while training, ``None`` in evaluation.
             bias: ``[G,B,T]``, added to the scores of each token.
 
         Returns:
             ``[G,B,Q,D]`` and the weights ``[G,B,H,Q,T]`` before dropout; they sum to 1 over valid tokens, or are all 0.
         """
-        groups, rows, count, width = queries.shape
-        heads, depth = self.heads, width // self.heads
-        q = torch.baddbmm(self.bias["q"], queries.reshape(groups, -1, width), self.weight["q"])
-        q = q.reshape(groups, rows, count, heads, depth).transpose(2, 3) / math.sqrt(depth)
-        k_weight = self.weight["k"].reshape(groups, width, heads, depth)
-        v_weight = self.weight["v"].reshape(groups, width, heads, depth)
-        if count == 1:
-            folded = torch.einsum("gbhqe,gdhe->gbhqd", q, k_weight)
-            scores = folded @ tokens.transpose(-1, -2).unsqueeze(2)
-        else:
-            k = torch.einsum("gbtd,gdhe->gbhet", tokens, k_weight)
-            scores = q @ k
+        q, k, v = (
+            self._project(n, x).unflatten(-1, (self.heads, -1))
+            for n, x in zip("qkv", (queries, tokens, tokens), strict=True)
+        )
+        scores = (q.transpose(2, 3) * self._scale()) @ k.permute(0, 1, 3, 4, 2)
         if bias is not None:
             scores = scores + bias[:, :, None, None, :]
         weights = masked_softmax(scores, valid[:, :, None, None, :])
-        used = self.dropout(weights, key)
-        if count == 1:
-            pooled = torch.einsum("gbhqd,gdhe->gbqhe", used @ tokens.unsqueeze(2), v_weight)
-        else:
-            pooled = torch.einsum("gbhqt,gbhte->gbqhe", used, torch.einsum("gbtd,gdhe->gbhte", tokens, v_weight))
-        # The values' bias passes through weights that sum to 1 (or less, under dropout) without being projected per
-        # token.
-        share = used.sum(-1).permute(0, 1, 3, 2).unsqueeze(-1)
-        pooled = pooled + share * self.bias["v"].reshape(groups, 1, 1, heads, depth)
-        out = torch.baddbmm(self.bias["o"], pooled.reshape(groups, -1, width), self.weight["o"])
-        return out.reshape(queries.shape), weights
+        pooled = self.dropout(weights, noise) @ v.transpose(2, 3)  # [G,B,H,Q,E]
+        return self._project("o", pooled.transpose(2, 3).flatten(3)), weights
+
+    def read(
+        self, summary: Tensor, tokens: Tensor, norm: GroupedNorm, valid: Tensor, noise: Noise | None
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives for one query, which sees itself and the tokens, at a fraction of the cost: the
+        query is folded into the key weights, tokens are pooled before they are projected, and the scale and shift of
+        their normalisation enter the query and the pooled value in place of every token.
+
+        Args:
+            summary: ``[G,B,D]``, or ``[G,1,D]`` where it is the same in all rows.
+            tokens: ``[G,B,T,D]``; neither is normalised yet.
+            norm: the normalisation of both.
+            valid: bool ``[G,B,T]``.
+            noise: random values while training, ``None`` in evaluation.
+
+        Returns:
+            ``[G,B,D]`` and the weights ``[G,B,H,1+T]``, the summary's own first.
+        """
+        own, plain = norm(summary.unsqueeze(2)).squeeze(2), norm.plain(tokens)
+        groups, rows, steps, width = tokens.shape
+        scale, shift = norm.weight.reshape(groups, 1, 1, width), norm.bias.reshape(groups, 1, 1, width)
+        k_weight, v_weight = (self._by_head(self.weight[name]) for name in ("k", "v"))
+        q = self._by_head(self._project("q", own)) * self._scale()
+        folded = (q @ k_weight.transpose(2, 3)).transpose(1, 2)  # [G,B,H,D], or [G,1,H,D]
+        to_own, at_zero = (folded * own.unsqueeze(2)).sum(-1, keepdim=True), (folded * shift).sum(-1, keepdim=True)
+        to_tokens = _each_with_each(folded * scale, plain) + at_zero
+        scores = torch.cat([to_own.expand(groups, rows, self.heads, 1), to_tokens], dim=-1)
+        seen = torch.cat([torch.ones_like(valid[:, :, :1]), valid], dim=-1)
+        weights = masked_softmax(scores, seen.unsqueeze(2))
+        used = self.dropout(weights, noise).transpose(1, 2)  # [G,H,B,1+T]
+        of_own, of_tokens = used[..., :1], used[..., 1:]
+        pooled = _pool(of_tokens, plain) @ (v_weight * scale.transpose(2, 3))
+        # what does not depend on the token is weighed by the share of all of them
+        v_own, v_shift = (self._by_head(x @ self.weight["v"]) for x in (own, shift.squeeze(1)))
+        v_bias = self._by_head(self.bias["v"])
+        share = of_tokens.sum(-1, keepdim=True)
+        pooled = pooled + of_own * (v_own + v_bias) + share * (v_shift + v_bias)
+        return self._project("o", pooled.transpose(1, 2).flatten(2)), weights
+
+    def _scale(self) -> float:
+        return math.sqrt(self.heads / self.weight["q"].shape[-1])
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """``[G,R,D] -> [G,H,R,E]``, D = H E."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _project(self, name: str, x: Tensor) -> Tensor:
+        """``[G,...,D] -> [G,...,D]`` by a weight and, but for the keys, its bias."""
+        flat, weight = x.reshape(len(x), -1, x.shape[-1]), self.weight[name]
+        made = torch.baddbmm(self.bias[name], flat, weight) if name in self.bias else flat @ weight
+        return made.reshape(x.shape)
+
+
+def _each_with_each(folded: Tensor, tokens: Tensor) -> Tensor:
+    """Scores ``[G,B,H,T]`` of queries ``[G,B,H,D]``, or ``[G,1,H,D]`` for all rows, with tokens ``[G,B,T,D]``."""
+    if folded.shape[1] == tokens.shape[1]:
+        return folded @ tokens.transpose(2, 3)
+    groups, rows, steps, width = tokens.shape
+    flat = tokens.reshape(groups, rows * steps, width) @ folded.squeeze(1).transpose(1, 2)
+    return flat.reshape(groups, rows, steps, -1).transpose(2, 3)
+
+
+def _pool(weights: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens ``[G,B,T,D]`` weighed by ``[G,H,B,T]``: ``[G,H,B,D]``."""
+    return (weights.transpose(1, 2) @ tokens).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -91,30 +139,39 @@ class FeedForward(nn.Module):
         self.down = GroupedLinear(groups, 4 * width, width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
-        return self.down(self.dropout(torch.nn.functional.gelu(self.up(x)), key))
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        return self.down(self.dropout(torch.nn.functional.gelu(self.up(x)), noise))
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer (Xiong et al., 2020) without a final norm.
-
-    With ``read=n`` only the first n tokens are computed: what a last layer needs whose other tokens nobody reads.
-    """
+    """Pre-norm transformer layer (Xiong et al., 2020) without a final norm."""
 
     def __init__(self, groups: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norm_attention = GroupedNorm(groups, width)
         self.attention = Attention(groups, width, heads, dropout)
+        self.drop_attention = Dropout(dropout)
         self.norm_feed = GroupedNorm(groups, width)
         self.feed = FeedForward(groups, width, dropout)
-        self.drop_attention = Dropout(dropout)
         self.drop_feed = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, valid: Tensor, key: Tensor | None, read: int | None = None, bias: Tensor | None = None
+        self, x: Tensor, valid: Tensor, noise: Noise | None, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``x [G,B,T,D]``, ``valid [G,B,T]`` -> ``[G,B,read or T,D]`` and the weights ``[G,B,H,read or T,T]``."""
+        """``x [G,B,T,D]``, ``valid [G,B,T]`` -> ``[G,B,T,D]`` and the weights ``[G,B,H,T,T]``."""
         tokens = self.norm_attention(x)
-        attended, weights = self.attention(tokens[:, :, :read], tokens, valid, key, bias)
-        x = x[:, :, :read] + self.drop_attention(attended, key)
-        return x + self.drop_feed(self.feed(self.norm_feed(x), key), key), weights
+        attended, weights = self.attention(tokens, tokens, valid, noise, bias)
+        return self._feed(x + self.drop_attention(attended, noise), noise), weights
+
+    def read(self, summary: Tensor, tokens: Tensor, valid: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """The layer computed for one token alone, the summary, which is always there: what a last layer needs whose
+        other tokens nobody reads.
+
+        ``summary [G,B or 1,D]``, ``tokens [G,B,T,D]``, ``valid [G,B,T]`` -> ``[G,B,D]`` and the weights
+        ``[G,B,H,1+T]``, the summary's own first.
+        """
+        attended, weights = self.attention.read(summary, tokens, self.norm_attention, valid, noise)
+        return self._feed((summary + self.drop_attention(attended, noise)).unsqueeze(2), noise).squeeze(2), weights
+
+    def _feed(self, x: Tensor, noise: Noise | None) -> Tensor:
+        return x + self.drop_feed(self.feed(self.norm_feed(x), noise), noise)

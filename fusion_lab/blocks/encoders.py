@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fusion_lab.blocks.attention import FeedForward, TransformerLayer
 from fusion_lab.blocks.grouped import GroupedLinear, GroupedNorm
 from fusion_lab.blocks.masking import blank
-from fusion_lab.blocks.randomness import Dropout
+from fusion_lab.blocks.randomness import Dropout, Noise
 
 
 class Projection(nn.Module):
@@ -34,11 +34,11 @@ class VectorEncoder(nn.Module):
         self.norms = nn.ModuleList(GroupedNorm(len(widths), width) for _ in range(layers))
         self.feeds = nn.ModuleList(FeedForward(len(widths), width, dropout) for _ in range(layers))
 
-    def forward(self, x: Tensor, valid: Tensor, key: Tensor | None) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor, valid: Tensor, noise: Noise | None) -> tuple[Tensor, None]:
         """``valid`` is bool ``[G,B,1]``."""
-        token = self.drop(self.project(blank(x, valid)), key)
+        token = self.drop(self.project(blank(x, valid)), noise)
         for norm, feed in zip(self.norms, self.feeds, strict=True):
-            token = token + feed(norm(token), key)
+            token = token + feed(norm(token), noise)
         return token.squeeze(2), None
 
 
@@ -61,19 +61,23 @@ class TokenEncoder(nn.Module):
         self.project = Projection(widths, width)
         self.summary = nn.Parameter(torch.randn(groups, 1, 1, width) * 0.02)
         self.positions = nn.Parameter(torch.randn(groups, 1, length + 1, width) * 0.02) if ordered else None
-        self.layers = nn.ModuleList(TransformerLayer(groups, width, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(TransformerLayer(groups, width, heads, dropout) for _ in range(layers - 1))
+        self.last = TransformerLayer(groups, width, heads, dropout)
 
-    def forward(self, x: Tensor, valid: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, valid: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         """``valid`` is bool ``[G,B,T]``."""
         groups, rows = x.shape[:2]
         steps = self.project(blank(x, valid))
-        tokens = torch.cat([self.summary.expand(groups, rows, 1, -1), steps], dim=2)
+        summary = self.summary.squeeze(2)
         if self.positions is not None:
-            tokens = tokens + self.positions
-        valid = torch.cat([torch.ones_like(valid[:, :, :1]), valid], dim=2)
-        for index, layer in enumerate(self.layers):
-            last = index == len(self.layers) - 1
-            tokens, weights = layer(tokens, valid, key, read=1 if last else None)
-        over_steps = weights[..., 0, 1:].mean(2)
+            steps, summary = steps + self.positions[:, :, 1:], summary + self.positions[:, :, 0]
+        if self.layers:
+            tokens = torch.cat([summary.unsqueeze(2).expand(groups, rows, 1, -1), steps], dim=2)
+            seen = torch.cat([torch.ones_like(valid[:, :, :1]), valid], dim=2)
+            for layer in self.layers:
+                tokens, _ = layer(tokens, seen, noise)
+            summary, steps = tokens[:, :, 0], tokens[:, :, 1:]
+        token, weights = self.last.read(summary, steps, valid, noise)
+        over_steps = weights[..., 1:].mean(2)
         total = over_steps.sum(-1, keepdim=True)
-        return tokens[:, :, 0], over_steps / torch.where(total > 0, total, torch.ones_like(total))
+        return token, over_steps / torch.where(total > 0, total, torch.ones_like(total))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fusion_lab.blocks.attention import Attention, FeedForward, TransformerLayer
 from fusion_lab.blocks.grouped import GroupedNorm
 from fusion_lab.blocks.masking import weighted_mean
-from fusion_lab.blocks.randomness import Dropout
+from fusion_lab.blocks.randomness import Dropout, Noise
 
 
 def share_bias(share: Tensor) -> Tensor:
@@ -30,10 +30,10 @@ class TransformerFusion(nn.Module):
         self.kind = nn.Parameter(torch.randn(modalities, width) * 0.02)
         self.layers = nn.ModuleList(TransformerLayer(1, width, heads, dropout) for _ in range(layers))
 
-    def forward(self, tokens: Tensor, valid: Tensor, share: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, valid: Tensor, share: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         x, bias = (tokens + self.kind).unsqueeze(0), share_bias(share).unsqueeze(0)
         for layer in self.layers:
-            x, weights = layer(x, valid.unsqueeze(0), key, bias=bias)
+            x, weights = layer(x, valid.unsqueeze(0), noise, bias=bias)
         return weighted_mean(x[0], valid * share, dim=1), weights[0].mean(1)
 
 
@@ -53,13 +53,15 @@ class BottleneckFusion(nn.Module):
         self.exchange = TransformerLayer(1, width, heads, dropout)
         self.drop = Dropout(dropout)
 
-    def forward(self, tokens: Tensor, valid: Tensor, share: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, valid: Tensor, share: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         rows = tokens.shape[0]
         latents = self.latents.expand(1, rows, -1, -1)
-        read, weights = self.read(latents, tokens.unsqueeze(0), valid.unsqueeze(0), key, share_bias(share).unsqueeze(0))
-        x = self.norm_read(latents + self.drop(read, key))
-        x = self.norm_feed(x + self.feed(x, key))
-        x, _ = self.exchange(x, torch.ones_like(x[..., 0], dtype=torch.bool), key)
+        read, weights = self.read(
+            latents, tokens.unsqueeze(0), valid.unsqueeze(0), noise, share_bias(share).unsqueeze(0)
+        )
+        x = self.norm_read(latents + self.drop(read, noise))
+        x = self.norm_feed(x + self.feed(x, noise))
+        x, _ = self.exchange(x, torch.ones_like(x[..., 0], dtype=torch.bool), noise)
         return x[0].mean(1), weights[0].mean(1)
 
 
@@ -75,6 +77,6 @@ class GatedFusion(nn.Module):
         self.weight = nn.Parameter(torch.empty(modalities, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(modalities))
 
-    def forward(self, tokens: Tensor, valid: Tensor, share: Tensor, key: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, valid: Tensor, share: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
         gates = torch.sigmoid((tokens * self.weight).sum(-1) + self.bias) * valid * share
         return weighted_mean(tokens, gates, dim=1), gates

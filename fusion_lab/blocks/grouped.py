@@ -52,4 +52,8 @@ class GroupedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(groups, 1, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        return torch.addcmul(self.bias, self.plain(x), self.weight)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """``x`` normalised, before scale and shift."""
+        return torch.nn.functional.layer_norm(x, x.shape[-1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fusion_lab.blocks.randomness import Dropout
+from fusion_lab.blocks.randomness import Dropout, Noise
 
 
 class TaskHead(nn.Module):
@@ -17,6 +17,6 @@ class TaskHead(nn.Module):
         self.drop = Dropout(dropout)
         self.out = nn.Linear(width, outputs)
 
-    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
-        answer = self.out(self.drop(torch.nn.functional.gelu(self.hidden(x)), key))
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        answer = self.out(self.drop(torch.nn.functional.gelu(self.hidden(x)), noise))
         return answer.squeeze(-1) if self.out.out_features == 1 else answer

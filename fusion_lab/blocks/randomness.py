@@ -1,21 +1,23 @@
 """Random draws that are a function of (seed, trial, fold, step, place) and of nothing else.
 
 A stream hidden in a library (``torch.manual_seed``, dropout's generator) depends on how many folds share a step and on
-what was drawn before. Here a key is made for each (seed, trial, fold, step), and each place of a model hashes (key,
-place, index): stacking folds, dropping finished ones, continuing from a checkpoint and the number of workers change
-nothing.
+what was drawn before. Here every (seed, trial, fold, step) has a generator of its own, and what a model needs in a step
+is drawn from it beforehand and handed over: stacking folds, dropping finished ones, continuing from a checkpoint and
+the number of workers change nothing.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-_LOW16, _LOW17 = 0xFFFF, 0x1FFFF
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))  # "lowbias32", Chris Wellons, Hash Prospector (2018)
+LEVELS = 1 << 16
+"""How many values a draw can have: a rate of dropout is kept to within 1e-5."""
 
 
 def generator(*coordinates: int | str) -> np.random.Generator:
@@ -28,7 +30,7 @@ def generator(*coordinates: int | str) -> np.random.Generator:
 
 
 def key(*coordinates: int | str) -> int:
-    """A 32-bit signed key for a place in the experiment, the argument of every model's ``forward`` while it trains.
+    """A 32-bit signed number for a place in the experiment: a seed for what takes no generator.
 
     >>> key(0, 1, 2) == key(0, 1, 2), key(0, 1, 2) == key(0, 2, 1)
     (True, False)
@@ -36,50 +38,62 @@ def key(*coordinates: int | str) -> int:
     return int(np.random.SeedSequence(_entropy(coordinates)).generate_state(1, np.uint32)[0]) - (1 << 31)
 
 
+def draw_noise(count: int, *coordinates: int | str) -> np.ndarray:
+    """int16 ``[count]``, uniform over all of its 65,536 values: the :class:`Noise` of a place in the experiment.
+
+    A shorter draw is the beginning of a longer one.
+
+    >>> draw_noise(3, 0, "fold 1", 7).tolist() == draw_noise(5, 0, "fold 1", 7)[:3].tolist()
+    True
+    """
+    stream = np.random.SFC64(np.random.SeedSequence(_entropy(coordinates)))  # the quickest of NumPy's
+    return stream.random_raw(-(-count // 4)).view(np.int16)[:count]
+
+
 def _entropy(coordinates: tuple[int | str, ...]) -> list[int]:
     return [zlib.crc32(c.encode()) if isinstance(c, str) else c for c in coordinates]
 
 
-def hashed_uniform(key: Tensor, place: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """int32 of ``shape``, uniform over all 2^32 values; ``key`` is an int32 scalar tensor (batched under ``vmap``).
-
-    Two multiply-xor rounds with the key added in between, so that two keys do not give two orders of the same numbers.
+class Noise:
+    """Random values for one forward pass of a model, int16 ``[N]`` (batched under ``vmap``). Its parts take theirs in
+    the order in which they are called.
     """
-    count = 1
-    for size in shape:
-        count *= size
-    index = torch.arange(count, dtype=torch.int32, device=key.device)
-    mixed = _round(_round(key ^ place, 0), 1)
-    return _round(_round(index ^ mixed, 0) + mixed, 1).reshape(shape)
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.taken = 0
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        """The next values, int16 of this shape."""
+        start, self.taken = self.taken, self.taken + prod(shape)
+        assert self.taken <= self.values.shape[-1], f"{self.taken} random values wanted, {self.values.shape[-1]} given"
+        return self.values[start : self.taken].reshape(shape)
 
 
-def _round(x: Tensor, which: int) -> Tensor:
-    # The shift of a negative int32 copies its sign; the mask makes it the logical shift that the hash needs.
-    x = x ^ ((x >> 16) & _LOW16) if which == 0 else x ^ ((x >> 15) & _LOW17)
-    return x * _MULTIPLIERS[which]
+class _Counter(Noise):
+    def take(self, shape: Sequence[int]) -> Tensor:
+        self.taken += prod(shape)
+        return self.values.expand(shape)
+
+
+def count_draws(forward: Callable[[Noise], object], device: torch.device) -> int:
+    """How many random values a forward pass takes."""
+    counter = _Counter(torch.zeros((), dtype=torch.int16, device=device))
+    with torch.no_grad():
+        forward(counter)
+    return counter.taken
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is a function of (key, place, index). ``key=None`` means evaluation: nothing is dropped.
-
-    ``place`` tells two dropouts of one model apart; :func:`name_places` sets it.
-    """
+    """Dropout by values that are handed in; ``None`` means evaluation: nothing is dropped."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.place = 0
 
-    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
-        if key is None or self.p == 0.0:
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        dropped = round(self.p * LEVELS)
+        if noise is None or dropped == 0:
             return x
-        threshold = int(self.p * (1 << 32)) - (1 << 31)
-        keep = hashed_uniform(key, self.place, x.shape) >= threshold
-        return x * (keep * (1.0 / (1.0 - self.p))).to(x.dtype)
-
-
-def name_places(model: nn.Module) -> None:
-    """Gives every :class:`Dropout` of a model the place that its qualified name stands for."""
-    for name, module in model.named_modules():
-        if isinstance(module, Dropout):
-            module.place = zlib.crc32(name.encode()) - (1 << 31)
+        keep = noise.take(x.shape) >= dropped - LEVELS // 2
+        return x * (keep * (LEVELS / (LEVELS - dropped)))

@@ -26,8 +26,17 @@ from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Sugg
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.sweep import STATE
-from fusion_lab.tracking.trial import Outcome, log_cross_validation, log_figures
-from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, OnEval, cross_validate
+from fusion_lab.tracking.trial import EXECUTION, Outcome, log_cross_validation, log_figures
+from fusion_lab.training import (
+    CONTINUE,
+    CrossValidation,
+    Decision,
+    Diverged,
+    Evaluation,
+    OnEval,
+    cross_validate,
+    settle,
+)
 
 STUDIES = Path("studies")
 DEFAULT = "demo"
@@ -108,6 +117,7 @@ class _Search:
         """Trials until the budget is used up; what is there is told in any case, also when it is interrupted."""
         clock = Clock(self.config.budget.timeout)
         self._begin()
+        self._settle()
         self._run_baselines()
         for number in self.study.recover():
             self.progress.line(f"trial {number} was interrupted: it is run again")
@@ -145,6 +155,13 @@ class _Search:
         self.progress.line(f"study {study.name} {state}: {self.config.budget.trials} trials in all, in {study.folder}/")
         save_study_view(study, self.materials.spec, self.place)
 
+    def _settle(self) -> None:
+        """Decides once per study how folds are computed."""
+        self.progress.now("timing a few steps")
+        execution = self.study.settle(lambda: settle(self.materials.plan(self.study.base)))
+        self.place.run.tags({EXECUTION: str(execution)})
+        self.progress.line(f"folds are computed {execution}")
+
     def _run_baselines(self) -> None:
         if not self.study.base.baselines:
             return
@@ -160,7 +177,7 @@ class _Search:
     def _trial(self, suggestion: Suggestion) -> bool:
         """Runs one trial to its end; whether it failed."""
         number = suggestion.number
-        tags = {**self.tags, "fusion_lab.trial": str(number)}
+        tags = {**self.tags, "fusion_lab.trial": str(number), EXECUTION: str(self.study.execution)}
         run = self.place.child(f"trial {number:03d}", "trial", tags)
         suggestion.trial.set_user_attr(RUN, run.id)
         with run:

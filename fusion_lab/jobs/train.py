@@ -15,7 +15,7 @@ from fusion_lab.jobs.session import Session, session
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 from fusion_lab.tracking.provenance import dataset_input, environment
-from fusion_lab.tracking.trial import Outcome, log_cross_validation, log_figures
+from fusion_lab.tracking.trial import EXECUTION, Outcome, log_cross_validation, log_figures
 from fusion_lab.training import CrossValidation, Diverged, cross_validate
 
 SPLITS = ("val", "test")
@@ -50,6 +50,7 @@ def run(
         place.store.flush()
         seconds = duration(result.seconds)
         progress.line(f"{chosen.name}: {len(result.folds)} folds, {result.parameters:,} parameters, {seconds}")
+        progress.line(f"folds were computed {result.execution}")
         for split in SPLITS:
             lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
             progress.line("\n".join(["", TITLES[split], *lines]))
@@ -92,6 +93,7 @@ def _log(chosen: Experiment, materials: Materials, place: Session, result: Cross
     outcome = Outcome(result, materials.spec, scores, summary, chosen.resolved(), ids)
     log_cross_validation(place.run, outcome, [shown.get(split, split) for split in SPLITS], keep_checkpoints=True)
     place.run.metrics({"objective": scored.value("val")})
+    place.run.tags({EXECUTION: result.execution})
     log_figures(place.run, outcome, interactive=True)
     if chosen.selected:
         place.run.tags({"fusion_lab.estimate": f"selected by {chosen.selected}: out-of-fold scores are optimistic"})

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +24,12 @@ from fusion_lab.contracts import ConfigError, UserError, content_hash
 from fusion_lab.experiment import Experiment, Materials, override, resolve
 from fusion_lab.search.journal import open_study
 from fusion_lab.search.space import Space, check_space, parse_space
+from fusion_lab.training.plan import Execution
 
 STREAM, RUN, REASON, AGAIN = "stream", "mlflow_run", "reason", "again"
 """Attributes of a trial: its stream of randomness, its run in MLflow, why it failed, which trial it repeats."""
+EXECUTION = "execution.json"
+"""The file of a study's folder that says how the folds of its trials are computed."""
 INTERRUPTED = "interrupted"
 """The reason of a trial that a kill ended: it counts for nothing, its configuration is asked again."""
 
@@ -104,6 +107,7 @@ class Study:
         self.base = base
         self.space: Space = parse_space(config.space, source)
         self.source = source
+        self.execution: Execution | None = None  # see settle
         check_space(self.space, base.resolved(), source)
         self._pruner = make_pruner(config.pruner, base.training.epochs, source)
         self.name = f"{base.name}-{self._identity(materials)[:8]}"
@@ -140,6 +144,20 @@ class Study:
             lock.write(str(os.getpid()))
             lock.flush()
             yield
+
+    def settle(self, choose: Callable[[], Execution]) -> Execution:
+        """How the folds of all trials are computed: what the base experiment says or, where that is ``auto``, what
+        ``choose`` says the first time. To be called under the lock.
+        """
+        kept = self.folder / EXECUTION
+        if self.base.training.mode == "auto" and kept.exists():
+            self.execution = Execution(**json.loads(kept.read_text()))
+        else:
+            self.execution = choose()
+            half = kept.with_suffix(".part")
+            half.write_text(json.dumps(self.execution._asdict()))
+            os.replace(half, kept)
+        return self.execution
 
     def recover(self) -> list[int]:
         """Puts trials that a kill interrupted back into the queue; their numbers. To be called under the lock."""
@@ -179,6 +197,9 @@ class Study:
     def _experiment(self, drawn: Mapping[str, Any], stream: int, number: int) -> Experiment:
         settings = override(self.base.resolved(), drawn)
         settings |= {"trial": stream, "selected": self.name}
+        if self.execution is not None and settings["training"]["mode"] == "auto":
+            # written down, so that the configuration gives the same bits elsewhere
+            settings["training"] |= {"mode": self.execution.mode, "stack_size": self.execution.size}
         return resolve(settings, f"{self.source}: trial {number}")
 
     def tell(self, suggestion: Suggestion, value: float | None, state: TrialState = TrialState.COMPLETE) -> None:

@@ -21,6 +21,8 @@ from fusion_lab.tracking.predictions import prediction_bytes
 from fusion_lab.tracking.runs import Run, json_bytes
 from fusion_lab.training.results import CrossValidation, FoldResult
 
+EXECUTION = "fusion_lab.execution"
+"""The tag that says how folds were computed, and why so."""
 PER_FOLD = ("auroc", "ap", "f1", "accuracy", "r2", "mae", "rmse")
 """Metrics that every fold shows in the run; ``scores.csv`` holds all of them."""
 

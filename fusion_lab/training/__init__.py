@@ -1,5 +1,6 @@
 """Training: all folds advance together, told to the world through one callable."""
 
+from fusion_lab.training.execution import settle
 from fusion_lab.training.folds import CONTINUE, Decision, Diverged, Evaluation, OnEval, cross_validate
 from fusion_lab.training.plan import Plan, TrainingConfig
 from fusion_lab.training.results import CrossValidation, FoldResult
@@ -15,4 +16,5 @@ __all__ = [
     "Plan",
     "TrainingConfig",
     "cross_validate",
+    "settle",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -16,7 +18,7 @@ class AugmentationConfig(Config):
     modality_dropout: float = Field(0.0, ge=0.0, lt=1.0)
 
 
-def drop_modalities(batch: Batch, p: float, generators: list[np.random.Generator]) -> Batch:
+def drop_modalities(batch: Batch, p: float, generators: Iterable[np.random.Generator]) -> Batch:
     """Hides whole modalities of ``[K,B,...]`` rows, each fold by its own generator."""
     if p == 0.0:
         return batch

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fusion_lab.blocks.randomness import generator
 from fusion_lab.contracts import Batch, Task
-from fusion_lab.training.augmentation import drop_modalities
-from fusion_lab.training.batches import Padded, counted, draw, gather, padded
+from fusion_lab.training.batches import counted, gather, padded
+from fusion_lab.training.execution import settle
+from fusion_lab.training.leaves import Leaves, stack_models
 from fusion_lab.training.monitor import flat_steps, mean_over_folds, probabilities, undefined_folds, watched
-from fusion_lab.training.optimiser import learning_rate
 from fusion_lab.training.plan import Plan
 from fusion_lab.training.predict import joined, predict
 from fusion_lab.training.results import CrossValidation, FoldResult
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.state import State, discard
-from fusion_lab.training.targets import TargetScale
+from fusion_lab.training.steps import Steps
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - it says what happened
@@ -64,7 +63,7 @@ def cross_validate(plan: Plan, on_eval: OnEval | None = None, checkpoint: Path |
             is what would have come out without the interruption. Removed at the end.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: CUDA is asked for and there is none; folds are to be stacked and the model cannot be.
         DataError: validation rows that leave the watched score without a value, a checkpoint of something else, or one
             that cannot be written.
         Diverged: a loss that is no number any more.
@@ -77,21 +76,22 @@ class _CrossValidation:
         self.plan, self.checkpoint = plan, checkpoint
         self.spec = plan.dataset.spec
         self.model = plan.initial_weights(0).to(plan.device)
-        self.stack = Stack(self.model, plan.objective, plan.training.mode)
         everything = plan.dataset.gather(torch.arange(len(plan.dataset)))
         self.undefined = undefined_folds(self.spec, plan.training, plan.folds, everything)
-        of_task = plan.objective.class_weights(everything.targets, everything.known, plan.folds.train)
-        self.class_weights = {task: weights.to(plan.device, plan.dtype) for task, weights in of_task.items()}
-        self.scale = TargetScale.fit(self.spec.tasks, everything, plan.folds.train).to(plan.device)
+        self.steps = Steps(plan, everything)
         self.val_rows = padded(plan.folds.val)
         self.val = gather(plan, self.val_rows, plan.scaler)
         self.state = self._state()
+        self.execution = self.state.execution
+        self.stack = Stack(self.model, plan.objective, self.execution.mode, self.execution.size)
         self._select(self.state.alive)
 
     def run(self, on_eval: OnEval) -> CrossValidation:
         start, state = time.perf_counter(), self.state
         while state.alive and state.epoch < self.plan.training.epochs:
-            losses = self._train_epoch()
+            losses = self.steps.run(self.stack, state.weights, state.optimiser, state.epoch)
+            state.epoch += 1
+            self._check_finite("training", losses)
             self._validate(losses)
             decision = on_eval(self._evaluation(time.perf_counter() - start))
             self._end(decision)
@@ -107,61 +107,34 @@ class _CrossValidation:
     def _state(self) -> State:
         if self.checkpoint is not None and self.checkpoint.exists():
             return State.load(self.checkpoint, self.plan)
-        blank = probabilities(self.stack.answers(self._initial(), self.val).heads, self.spec, self.scale)
-        return State.start(self.plan, self.stack.layout, {t: torch.zeros_like(s) for t, s in blank.items()})
+        return State.start(self.plan, settle(self.plan), self._blank_scores())
 
-    def _initial(self) -> Tensor:
-        row = self.stack.layout.join(dict(self.model.named_parameters()))
-        return row.expand(len(self.plan.folds), -1).clone()
+    def _blank_scores(self) -> Leaves:
+        """Where the validation scores of the best epochs go."""
+        some = pytree.tree_map(lambda leaf: leaf[:1], self.val)
+        heads = Stack(self.model, self.plan.objective, "loop").answers(stack_models([self.model]), some).heads
+        shapes = probabilities(heads, self.spec, self.steps.of_all.take([0]))
+        return {task: scores.new_zeros(len(self.plan.folds), *scores.shape[1:]) for task, scores in shapes.items()}
 
     def _select(self, alive: list[int]) -> None:
         """Everything per fold, of the running folds alone."""
         everyone = len(alive) == len(self.plan.folds)
-        self.alive_scaler = self.plan.scaler if everyone else self.plan.scaler.take(alive)
-        self.alive_scale = self.scale.take(alive)
+        self.steps.select(alive)
         self.alive_val = self.val if everyone else pytree.tree_map(lambda leaf: leaf[alive], self.val)
-        self.alive_weights = {task: weights[alive] for task, weights in self.class_weights.items()}
-
-    def _train_epoch(self) -> Tensor:
-        """One pass of every running fold over its training rows; mean loss of each fold ``[A]``."""
-        plan, state = self.plan, self.state
-        lr = learning_rate(plan.optimiser, state.epoch, plan.training.epochs)
-        total, count = torch.zeros(len(state.alive)), torch.zeros(len(state.alive))
-        for step, rows in enumerate(draw(plan, state.alive, state.epoch)):
-            batch, keys = self._step_input(rows, state.epoch * 1_000_000 + step)
-            active = [bool(fold.any()) for fold in rows[1]]
-            losses, gradients = self.stack.gradients(state.weights, batch, keys, self.alive_weights, active)
-            state.optimiser.step(gradients, active, lr)
-            weight = torch.from_numpy(rows[1].sum(axis=1)).float()
-            total += losses.detach().float().cpu() * weight
-            count += weight
-        state.epoch += 1
-        self._check_finite("training", total)
-        return total / count
-
-    def _step_input(self, rows: Padded, place: int) -> tuple[Batch, Tensor]:
-        """Augmented rows ``[A,B]`` and the key of each fold's dropout, by the fold's name and its place in training."""
-        plan = self.plan
-        names = [plan.folds.names[k] for k in self.state.alive]
-        draws = [generator(plan.seed, plan.trial, "augment", name, place) for name in names]
-        batch = self.alive_scale.standardise(gather(plan, rows, self.alive_scaler))
-        batch = drop_modalities(batch, plan.augmentation.modality_dropout, draws)
-        keys = [plan.key("dropout", name, place) for name in names]
-        return batch, torch.tensor(keys, dtype=torch.int32, device=plan.device)
 
     def _validate(self, train_losses: Tensor) -> None:
         """Scores of every running fold on its validation rows; keeps weights and scores of a new best epoch."""
         state, plan = self.state, self.plan
         output = self.stack.answers(state.weights, self.alive_val)
-        standardised = self.alive_scale.standardise(self.alive_val)
-        losses = self.stack.losses(output, standardised, self.alive_weights).double().cpu()
+        standardised = self.steps.scale.standardise(self.alive_val)
+        losses = self.stack.losses(output, standardised, self.steps.class_weights).double().cpu()
         self._check_finite("validation", losses)
-        scores = probabilities(output.heads, self.spec, self.alive_scale)
+        scores = probabilities(output.heads, self.spec, self.steps.scale)
         curves = {self._curve(t): self._scores(t, scores[t.name], self.alive_val) for t in self.spec.tasks}
         means = torch.stack(list(curves.values())).mean(0)
-        lr = learning_rate(plan.optimiser, state.epoch - 1, plan.training.epochs)
+        rates = self.steps.rates(state.epoch - 1)
         for place, k in enumerate(state.alive):
-            row = {"epoch": float(state.epoch), "lr": lr, "train/loss": float(train_losses[place])}
+            row = {"epoch": float(state.epoch), "lr": rates[place], "train/loss": float(train_losses[place])}
             row |= {"val/loss": float(losses[place]), **{n: float(c[place]) for n, c in curves.items()}}
             state.histories[k].append(row)
             by_loss = self.undefined[k] or plan.training.monitor == "loss"
@@ -172,7 +145,8 @@ class _CrossValidation:
         state, k = self.state, self.state.alive[place]
         if value > state.watched[k]:
             state.watched[k], state.best_epoch[k] = value, state.epoch
-            state.best_weights[k] = state.weights[place]
+            for name, best in state.best_weights.items():
+                best[k] = state.weights[name][place]
             for task, best in state.best_scores.items():
                 best[k] = scores[task][place]
         elif state.epoch - state.best_epoch[k] >= self.plan.training.patience:
@@ -218,9 +192,9 @@ class _CrossValidation:
 
     def _result(self, start: float) -> CrossValidation:
         plan, best = self.plan, self.state.best_weights
-        val, maps = predict(self.stack, self.spec, self.scale, best, "val", self.val_rows, self.val)
+        val, maps = predict(self.stack, self.spec, self.steps.of_all, best, "val", self.val_rows, self.val)
         rows = padded(plan.folds.test)
-        test, _ = predict(self.stack, self.spec, self.scale, best, "test", rows, gather(plan, rows, plan.scaler))
+        test, _ = predict(self.stack, self.spec, self.steps.of_all, best, "test", rows, gather(plan, rows, plan.scaler))
         return CrossValidation(
             folds=tuple(self._fold(k) for k in range(len(plan.folds))),
             predictions=joined(val, test),
@@ -228,11 +202,11 @@ class _CrossValidation:
             parameters=self.model.count_parameters(),
             seconds=time.perf_counter() - start,
             notes=self._notes(),
+            execution=str(self.execution),
         )
 
     def _fold(self, k: int) -> FoldResult:
         state = self.state
-        weights = self.stack.layout.split(state.best_weights[k])
         return FoldResult(
             fold=k,
             name=self.plan.folds.names[k],
@@ -240,8 +214,8 @@ class _CrossValidation:
             epochs=len(state.histories[k]),
             ending=state.endings[k] or "epochs",
             history=tuple(state.histories[k]),
-            weights={name: leaf.cpu().clone() for name, leaf in weights.items()},
-            target_scale=self.scale.fold(k),
+            weights={name: leaf[k].cpu().clone() for name, leaf in state.best_weights.items()},
+            target_scale=self.steps.of_all.fold(k),
         )
 
     def _notes(self) -> tuple[str, ...]:

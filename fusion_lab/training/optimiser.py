@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fusion_lab.config import Config
+from fusion_lab.training.leaves import Leaves, take
 
+AVERAGE, SQUARES = "exp_avg", "exp_avg_sq"
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -47,54 +50,89 @@ def learning_rate(config: OptimiserConfig, epoch: int, epochs: int) -> float:
 
 
 class StackedAdamW:
-    """AdamW on weights ``[K,P]`` by PyTorch's fused kernel, one row after the other, so that folds never meet.
+    """AdamW on stacked weights by PyTorch's fused kernel, one fold after the other, each with its own learning rate,
+    weight decay and clipping, so that folds never meet.
 
     The kernel is called directly: ``torch.optim.AdamW`` is the same arithmetic, but imports PyTorch's compiler at its
     first step, which costs seconds at the start of every process. A fold whose turn it is not is left alone: no decay,
     no momentum, no count of steps.
+
+    Args:
+        weights: leaves ``[K,*shape]``, changed in place.
+        configs: one per fold.
     """
 
-    def __init__(self, weights: Tensor, config: OptimiserConfig) -> None:
-        self.config = config
-        self._weights = weights
-        self._moments = {
-            "exp_avg": torch.zeros_like(weights),
-            "exp_avg_sq": torch.zeros_like(weights),
-            "steps": torch.zeros(len(weights), device=weights.device),
-        }
+    def __init__(self, weights: Leaves, configs: Sequence[OptimiserConfig]) -> None:
+        zeros = [{name: torch.zeros_like(leaf) for name, leaf in weights.items()} for _ in range(2)]
+        self._take_up(weights, tuple(configs), zeros[0], zeros[1], torch.zeros(len(configs)))
 
-    def step(self, gradients: Tensor, active: list[bool], lr: float) -> None:
-        """One update in place of the rows marked active; ``gradients [K,P]`` is clipped in place."""
-        if self.config.clip is not None:
-            norms = gradients.norm(dim=1, keepdim=True)
-            gradients.mul_((self.config.clip / (norms + 1e-6)).clamp(max=1.0))
-        for k in (k for k, on in enumerate(active) if on):
-            self._moments["steps"][k] += 1
+    def step(self, folds: slice, gradients: Leaves, active: Sequence[bool], rates: Sequence[float]) -> None:
+        """One update in place of the neighbours ``folds``.
+
+        Args:
+            folds: their places.
+            gradients: leaves ``[n,*shape]``, contiguous as the kernel takes them for granted; clipped in place.
+            active: whether each of the K folds takes part.
+            rates: the learning rate of each of the K folds.
+        """
+        assert all(leaf.is_contiguous() for leaf in gradients.values())
+        self._clip(folds, gradients)
+        own = zip(*(leaf.unbind() for leaf in gradients.values()), strict=True)
+        for k, gradient in zip(range(folds.start, folds.stop), own, strict=True):
+            if not active[k]:
+                continue
+            self._steps[k] += 1
+            weights, average, squares = self._rows[k]
             torch._fused_adamw_(
-                [self._weights[k]],
-                [gradients[k]],
-                [self._moments["exp_avg"][k]],
-                [self._moments["exp_avg_sq"][k]],
+                weights,
+                list(gradient),
+                average,
+                squares,
                 [],
-                [self._moments["steps"][k]],
-                lr=lr,
+                [self._steps[k]] * len(weights),
+                lr=rates[k],
                 beta1=BETAS[0],
                 beta2=BETAS[1],
-                weight_decay=self.config.weight_decay,
+                weight_decay=self._configs[k].weight_decay,
                 eps=EPSILON,
                 amsgrad=False,
                 maximize=False,
             )
 
-    def keep(self, weights: Tensor, folds: list[int]) -> None:
-        """Goes on with the rows ``folds`` alone, whose weights now lie in ``weights``."""
-        self._weights = weights
-        self._moments = {name: moment[folds].clone() for name, moment in self._moments.items()}
+    def keep(self, weights: Leaves, folds: Sequence[int]) -> None:
+        """Goes on with some of the folds, whose weights now lie in ``weights``."""
+        index = list(folds)
+        average, squares = take(self._average, index), take(self._squares, index)
+        self._take_up(weights, tuple(self._configs[k] for k in index), average, squares, self._steps[index])
 
-    def moments(self) -> dict[str, Tensor]:
-        """The optimiser's memory, ``[K,P]`` and the step counts ``[K]``, for a checkpoint."""
-        return dict(self._moments)
+    def moments(self) -> Leaves:
+        """The optimiser's memory and the step counts ``[K]``, for a checkpoint."""
+        average = {f"{AVERAGE}/{name}": leaf for name, leaf in self._average.items()}
+        return average | {f"{SQUARES}/{name}": leaf for name, leaf in self._squares.items()} | {"steps": self._steps}
 
-    def restore(self, moments: dict[str, Tensor]) -> None:
+    def restore(self, moments: Leaves) -> None:
         """Takes up the memory that :meth:`moments` gave."""
-        self._moments = {name: moment.to(self._weights.device).clone() for name, moment in moments.items()}
+        average, squares = ({name: moments[f"{part}/{name}"] for name in self._weights} for part in (AVERAGE, SQUARES))
+        self._take_up(self._weights, self._configs, average, squares, moments["steps"])
+
+    def _take_up(
+        self, weights: Leaves, configs: tuple[OptimiserConfig, ...], average: Leaves, squares: Leaves, steps: Tensor
+    ) -> None:
+        self._weights, self._configs, self._average, self._squares = weights, configs, average, squares
+        self._steps = steps.to(next(iter(weights.values())).device)
+        rows = [
+            list(zip(*(leaf.unbind() for leaf in part.values()), strict=True)) for part in (weights, average, squares)
+        ]
+        self._rows = [tuple(list(row) for row in fold) for fold in zip(*rows, strict=True)]
+
+    def _clip(self, folds: slice, gradients: Leaves) -> None:
+        """Scales each fold's whole gradient down to its bound."""
+        bounds = [config.clip or math.inf for config in self._configs[folds]]
+        if all(map(math.isinf, bounds)):
+            return
+        norms = torch.stack([torch.linalg.vector_norm(leaf.flatten(1), dim=1) for leaf in gradients.values()]).norm(
+            dim=0
+        )
+        shares = (torch.tensor(bounds, dtype=norms.dtype, device=norms.device) / (norms + 1e-6)).clamp(max=1.0)
+        for leaf in gradients.values():
+            leaf.mul_(shares.reshape(-1, *(1,) * (leaf.ndim - 1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from fusion_lab.training.augmentation import AugmentationConfig
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.zoo import Model
 
+Mode = Literal["stacked", "loop"]
+
 
 class TrainingConfig(Config):
     """How long and how folds are trained.
@@ -28,6 +30,10 @@ class TrainingConfig(Config):
     over tasks of ``auroc`` or ``ap`` (R2 for a regression), or minus the validation ``loss``. A fold in which it is
     undefined (validation rows of one class) stops by its validation loss. ``undefined`` says what the mean over folds
     becomes then: ``pooled``, the score of the pooled validation predictions of all folds, or ``refuse``.
+
+    ``mode`` says how folds are computed, which decides the time and not what comes out: all in one step (``stacked``),
+    one after the other (``loop``), or whichever of the two is quicker here (``auto``). ``stack_size`` folds share a
+    step; ``null`` for all.
     """
 
     epochs: int = Field(100, ge=1)
@@ -35,7 +41,8 @@ class TrainingConfig(Config):
     patience: int = Field(15, ge=1)
     monitor: Literal["auroc", "ap", "loss"] = "auroc"
     undefined: Literal["pooled", "refuse"] = "pooled"
-    mode: Literal["stacked", "loop"] = "stacked"
+    mode: Literal["auto", "stacked", "loop"] = "auto"
+    stack_size: int | None = Field(None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def pick_device(self) -> torch.device:
@@ -51,6 +58,18 @@ class TrainingConfig(Config):
         return torch.device(self.device)
 
 
+class Execution(NamedTuple):
+    """How folds are computed: the way, how many share a step (``None``: all), and why so."""
+
+    mode: Mode
+    size: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        size = f" by {self.size}" if self.size else ""
+        return f"{self.mode}{size} ({self.reason})"
+
+
 @dataclass(frozen=True)
 class Plan:
     """Built parts of one configuration's cross-validation."""
@@ -60,7 +79,7 @@ class Plan:
     folds: Folds
     scaler: Scaler
     objective: Objective
-    optimiser: OptimiserConfig
+    optimisers: tuple[OptimiserConfig, ...]  # one per fold
     training: TrainingConfig
     augmentation: AugmentationConfig
     seed: int

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from fusion_lab.contracts import AttentionMap, Batch, Predictions, Spec
 from fusion_lab.training.batches import Padded
+from fusion_lab.training.leaves import Leaves
 from fusion_lab.training.monitor import probabilities
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.targets import TargetScale
 
 
 def predict(
-    stack: Stack, spec: Spec, scale: TargetScale, weights: Tensor, split: str, rows: Padded, batch: Batch
+    stack: Stack, spec: Spec, scale: TargetScale, weights: Leaves, split: str, rows: Padded, batch: Batch
 ) -> tuple[Predictions, tuple[AttentionMap, ...]]:
-    """Answers of K folds at ``weights [K,P]`` for the real rows of ``batch``, leaves ``[K,B,...]``, in the targets' own
-    units.
+    """Answers of K folds at ``weights``, leaves ``[K,*shape]``, for the real rows of ``batch``, leaves ``[K,B,...]``,
+    in the targets' own units.
     """
     numbers, real = rows
     output = stack.answers(weights, batch)

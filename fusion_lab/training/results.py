@@ -40,4 +40,5 @@ class CrossValidation:
     maps: tuple[AttentionMap, ...] = field(repr=False)  # validation rows
     parameters: int  # effective: without the padding of grouped encoders
     seconds: float
+    execution: str  # how the folds were computed, and why so
     notes: tuple[str, ...] = ()  # what a reader of the scores should know, one plain sentence each

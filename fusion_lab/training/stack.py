@@ -1,103 +1,135 @@
-"""K copies of one model as one matrix of weights: gradients and answers of all folds, stacked or fold by fold."""
+"""K copies of one model, their weights stacked by name: gradients and answers of all folds, together or in turn."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch import Tensor
+from torch.func import vmap
 from torch.utils import _pytree as pytree
 
+from fusion_lab.blocks.randomness import Noise, count_draws
 from fusion_lab.contracts import Batch, Output
 from fusion_lab.objectives import Objective
+from fusion_lab.training.leaves import Leaves
+from fusion_lab.training.plan import Mode
 from fusion_lab.zoo import Model
 
-Mode = Literal["stacked", "loop"]
 
+class Part(NamedTuple):
+    """What some neighbours of a stack gave in one step: losses ``[n]`` and gradients, contiguous leaves
+    ``[n,*shape]``.
+    """
 
-class Layout:
-    """Where each parameter of a model lies in one row of P weights."""
-
-    def __init__(self, model: nn.Module) -> None:
-        parameters = dict(model.named_parameters())
-        assert not dict(model.named_buffers()), "a buffer is a hidden state that folds would share"
-        self.names = tuple(parameters)
-        self.shapes = tuple(p.shape for p in parameters.values())
-        self.sizes = [p.numel() for p in parameters.values()]
-
-    def split(self, row: Tensor) -> dict[str, Tensor]:
-        """One row ``[P]`` as named parameters; gradients flow through."""
-        pieces = torch.split(row, self.sizes)
-        return {n: p.reshape(s) for n, p, s in zip(self.names, pieces, self.shapes, strict=True)}
-
-    def join(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Named parameters as one row ``[P]``."""
-        return torch.cat([parameters[name].detach().reshape(-1) for name in self.names])
+    folds: slice
+    losses: Tensor
+    gradients: Leaves
 
 
 class Stack:
-    """One model's function over weights ``[K,P]`` and batches ``[K,B,...]``.
+    """One model's function over weights ``[K,*shape]`` and batches ``[K,B,...]``.
 
-    ``stacked`` maps the step over the folds (``torch.func.vmap``); ``loop`` runs the same step for one fold after the
-    other: the reference, and the way for models that do not gain.
+    ``stacked`` maps the step over ``size`` folds at a time (``torch.func.vmap``; all of them by default) and
+    differentiates the sum of their losses, whose gradient with respect to a fold's weights is that fold's own. ``loop``
+    runs the same step for one fold after the other: the reference, and the way for models that do not gain.
     """
 
-    def __init__(self, model: Model, objective: Objective, mode: Mode) -> None:
+    def __init__(self, model: Model, objective: Objective, mode: Mode, size: int | None = None) -> None:
         self.model = model
         self.objective = objective
         self.mode = mode
-        self.layout = Layout(model)
+        self.size = 1 if mode == "loop" else size
+        names = {id(parameter): name for name, parameter in model.named_parameters()}  # one name of a shared one
+        self._places = [
+            (cast(dict[str, Tensor], module._parameters), attribute, names[id(parameter)])
+            for module in model.modules()
+            for attribute, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+
+    def parts(self, folds: int) -> list[slice]:
+        """The folds that share a step, as even as they can be."""
+        count = -(-folds // (self.size or folds))
+        edges = [folds * i // count for i in range(count + 1)]
+        return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+    def draws(self, batch: Batch) -> int:
+        """N, how many random values a step over such a batch takes in each fold."""
+        one = _part(batch.without_targets(), 0)
+        return count_draws(lambda noise: self.model(one, noise), batch.weight.device)
 
     def gradients(
-        self, weights: Tensor, batch: Batch, keys: Tensor, class_weights: dict[str, Tensor], active: list[bool]
-    ) -> tuple[Tensor, Tensor]:
-        """Losses ``[K]`` and their gradients ``[K,P]`` at ``weights``; of a fold that is not active both are worthless.
+        self, weights: Leaves, batch: Batch, noise: Tensor, class_weights: Leaves, active: Sequence[bool]
+    ) -> Iterator[Part]:
+        """Losses and gradients at ``weights``, one part of the stack after the other; those of a fold that is not
+        active are worthless, and a part of such folds is left out.
 
         Args:
-            weights: ``[K,P]``.
+            weights: leaves ``[K,*shape]``.
             batch: leaves ``[K,B,...]``, scaled, with targets.
-            keys: int32 ``[K]``.
+            noise: int16 ``[K,N]``, see :meth:`draws`.
             class_weights: ``{task: [K,C]}``.
             active: whether each fold has rows in this step.
         """
-        if self.mode == "stacked":
-            gradients, losses = vmap(grad_and_value(self._loss))(weights, batch, keys, class_weights)
-            return losses, gradients
-        gradients, losses = torch.zeros_like(weights), weights.new_zeros(len(weights))
-        for k in (k for k, on in enumerate(active) if on):
-            row = weights[k].detach().requires_grad_()
-            loss = self._loss(row, _fold(batch, k), keys[k], {t: w[k] for t, w in class_weights.items()})
-            (gradients[k],) = torch.autograd.grad(loss, row)
-            losses[k] = loss.detach()
-        return losses, gradients
+        for folds in self.parts(len(noise)):
+            if not any(active[folds]):
+                continue
+            own = {name: leaf[folds].detach().requires_grad_() for name, leaf in weights.items()}
+            losses = self._losses(own, *_part((batch, noise, class_weights), folds))
+            gradients = torch.autograd.grad(losses.sum(), list(own.values()), allow_unused=True, materialize_grads=True)
+            # autograd gives some of them transposed, and the optimiser's kernel goes by memory, not by strides
+            dense = [gradient.contiguous() for gradient in gradients]
+            yield Part(folds, losses.detach(), dict(zip(own, dense, strict=True)))
 
     @torch.no_grad()
-    def answers(self, weights: Tensor, batch: Batch) -> Output:
+    def answers(self, weights: Leaves, batch: Batch) -> Output:
         """The model's evaluation output, leaves ``[K,B,...]``."""
         blind = batch.without_targets()
-        if self.mode == "stacked":
-            return vmap(self._answer)(weights, blind)
-        outputs = [self._answer(weights[k], _fold(blind, k)) for k in range(len(weights))]
-        return pytree.tree_map(lambda *leaves: torch.stack(leaves), *outputs)
+        outputs = [self._answers(*_part((weights, blind), folds)) for folds in self.parts(len(batch.weight))]
+        return outputs[0] if len(outputs) == 1 else pytree.tree_map(lambda *leaves: torch.cat(leaves), *outputs)
 
     @torch.no_grad()
-    def losses(self, output: Output, batch: Batch, class_weights: dict[str, Tensor]) -> Tensor:
+    def losses(self, output: Output, batch: Batch, class_weights: Leaves) -> Tensor:
         """The objective of each fold ``[K]`` for answers already given."""
         folds = range(len(batch.weight))
-        per_fold = [
-            self.objective(_fold(output, k), _fold(batch, k), {t: w[k] for t, w in class_weights.items()})
-            for k in folds
-        ]
-        return torch.stack(per_fold)
+        return torch.stack([self.objective(*_part((output, batch, class_weights), k)) for k in folds])
 
-    def _answer(self, row: Tensor, batch: Batch) -> Output:
-        return functional_call(self.model, self.layout.split(row), (batch,))
+    def _losses(self, weights: Leaves, batch: Batch, noise: Tensor, class_weights: Leaves) -> Tensor:
+        if self.mode == "stacked":
+            return vmap(self._loss)(weights, batch, noise, class_weights)
+        return self._loss(*_part((weights, batch, noise, class_weights), 0)).unsqueeze(0)
 
-    def _loss(self, row: Tensor, batch: Batch, key: Tensor, class_weights: dict[str, Tensor]) -> Tensor:
-        output = functional_call(self.model, self.layout.split(row), (batch.without_targets(), key))
+    def _answers(self, weights: Leaves, batch: Batch) -> Output:
+        if self.mode == "stacked":
+            return vmap(self._answer)(weights, batch)
+        return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), self._answer(*_part((weights, batch), 0)))
+
+    def _answer(self, weights: Leaves, batch: Batch) -> Output:
+        with self._holding(weights):
+            return self.model(batch)
+
+    def _loss(self, weights: Leaves, batch: Batch, noise: Tensor, class_weights: Leaves) -> Tensor:
+        with self._holding(weights):
+            output = self.model(batch.without_targets(), Noise(noise))
         return self.objective(output, batch, class_weights)
 
+    @contextmanager
+    def _holding(self, weights: Leaves) -> Generator[None]:
+        """The model with these weights in place of its own, as ``torch.func.functional_call`` has it, which looks for
+        the place of each anew at every call.
+        """
+        own = [held[attribute] for held, attribute, _ in self._places]
+        try:
+            for held, attribute, name in self._places:
+                held[attribute] = weights[name]
+            yield
+        finally:
+            for (held, attribute, _), parameter in zip(self._places, own, strict=True):
+                held[attribute] = parameter
 
-def _fold(tree, k: int):
-    return pytree.tree_map(lambda leaf: leaf[k], tree)
+
+def _part(tree, folds: slice | int):
+    return pytree.tree_map(lambda leaf: leaf[folds], tree)

@@ -9,31 +9,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fusion_lab.contracts import DataError
+from fusion_lab.training.leaves import Leaves, stack_models, take
 from fusion_lab.training.optimiser import StackedAdamW
-from fusion_lab.training.plan import Plan
+from fusion_lab.training.plan import Execution, Plan
 from fusion_lab.training.results import Ending
-from fusion_lab.training.stack import Layout
 
 
 @dataclass
 class State:
     """K folds, A of them still running (``alive``).
 
-    ``weights [A,P]``; ``best_weights [K,P]`` and, per task, the validation scores ``best_scores [K,R,...]`` at each
-    fold's best epoch; ``watched [K]`` the best watched value; ``histories`` a row per fold and epoch.
+    ``weights`` are leaves ``[A,*shape]``, ``best_weights`` leaves ``[K,*shape]`` and, per task, the validation scores
+    ``best_scores [K,R,...]`` at each fold's best epoch; ``watched [K]`` the best watched value; ``histories`` a row per
+    fold and epoch. ``execution`` stays what it was when training started.
     """
 
+    execution: Execution
     epoch: int
     alive: list[int]
-    weights: Tensor
+    weights: Leaves
     optimiser: StackedAdamW
-    best_weights: Tensor
+    best_weights: Leaves
     best_scores: dict[str, Tensor]
     watched: list[float]
     best_epoch: list[int]
@@ -41,17 +42,17 @@ class State:
     histories: list[list[dict[str, float]]]
 
     @classmethod
-    def start(cls, plan: Plan, layout: Layout, blank_scores: dict[str, Tensor]) -> State:
+    def start(cls, plan: Plan, execution: Execution, blank_scores: dict[str, Tensor]) -> State:
         """Initial weights of every fold, nothing trained."""
         folds = range(len(plan.folds))
-        rows = [layout.join(dict(plan.initial_weights(k).named_parameters())) for k in folds]
-        weights = torch.stack(rows).to(plan.device)
+        weights = stack_models([plan.initial_weights(k).to(plan.device) for k in folds])
         return cls(
+            execution=execution,
             epoch=0,
             alive=list(folds),
             weights=weights,
-            optimiser=StackedAdamW(weights, plan.optimiser),
-            best_weights=weights.clone(),
+            optimiser=StackedAdamW(weights, plan.optimisers),
+            best_weights=take(weights, folds),
             best_scores=blank_scores,
             watched=[-float("inf")] * len(plan.folds),
             best_epoch=[0] * len(plan.folds),
@@ -64,7 +65,7 @@ class State:
         stay = [place for place, k in enumerate(self.alive) if self.endings[k] is None]
         if len(stay) == len(self.alive):
             return False
-        self.weights = self.weights[stay].clone()
+        self.weights = take(self.weights, stay)
         self.optimiser.keep(self.weights, stay)
         self.alive = [self.alive[place] for place in stay]
         return True
@@ -75,10 +76,12 @@ class State:
         Raises:
             DataError: the file cannot be written.
         """
-        tensors = {"weights": self.weights, "best_weights": self.best_weights, **self.optimiser.moments()}
-        tensors |= {f"best_scores/{name}": scores for name, scores in self.best_scores.items()}
+        parts = {"weights": self.weights, "best_weights": self.best_weights, "best_scores": self.best_scores}
+        parts["optimiser"] = self.optimiser.moments()
+        tensors = {f"{part}/{name}": leaf for part, leaves in parts.items() for name, leaf in leaves.items()}
         numbers = {
-            name: getattr(self, name) for name in ("epoch", "alive", "watched", "best_epoch", "endings", "histories")
+            name: getattr(self, name)
+            for name in ("execution", "epoch", "alive", "watched", "best_epoch", "endings", "histories")
         }
         cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         half = path.with_suffix(".part")
@@ -109,11 +112,16 @@ class State:
                 f"{path}: expected a checkpoint of this configuration, data and split, found one of another"
             )
         numbers = json.loads(header["numbers"])
-        weights = tensors.pop("weights")
-        optimiser = StackedAdamW(weights, plan.optimiser)
-        optimiser.restore({name: tensors.pop(name) for name in ("exp_avg", "exp_avg_sq", "steps")})
-        best_weights = tensors.pop("best_weights")
-        best_scores = {name.removeprefix("best_scores/"): tensor for name, tensor in tensors.items()}
+        numbers["execution"] = Execution(*numbers["execution"])
+        weights, best_weights, best_scores, moments = (
+            {name.removeprefix(f"{part}/"): leaf for name, leaf in tensors.items() if name.startswith(f"{part}/")}
+            for part in ("weights", "best_weights", "best_scores", "optimiser")
+        )
+        # in the model's order, in which norms are added up: a file has another
+        names = [name for name, _ in plan.initial_weights(0).named_parameters()]
+        weights, best_weights = ({name: leaves[name] for name in names} for leaves in (weights, best_weights))
+        optimiser = StackedAdamW(weights, [plan.optimisers[k] for k in numbers["alive"]])
+        optimiser.restore(moments)
         return cls(weights=weights, optimiser=optimiser, best_weights=best_weights, best_scores=best_scores, **numbers)
 
 

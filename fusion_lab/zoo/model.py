@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion_lab.blocks.grouped import GroupedLinear
+from fusion_lab.blocks.randomness import Noise
 from fusion_lab.config import Config
 from fusion_lab.contracts import Axis, Batch, Output, Spec
 
@@ -25,8 +26,8 @@ class MapSpec(NamedTuple):
 class Model(nn.Module):
     """A family: built from its config and a :class:`~fusion_lab.contracts.Spec`, pure in tensors.
 
-    ``forward`` sees no target, draws nothing (``key`` does, see :mod:`fusion_lab.blocks.randomness`) and has static
-    shapes, so that ``torch.func`` can stack it over folds.
+    ``forward`` sees no target, draws nothing (``noise`` is drawn for it, see :mod:`fusion_lab.blocks.randomness`) and
+    has static shapes, so that ``torch.func`` can stack it over folds.
     """
 
     Config: ClassVar[type[Config]]
@@ -36,8 +37,8 @@ class Model(nn.Module):
     def __init__(self, config: Config, spec: Spec) -> None: ...
 
     @abstractmethod
-    def forward(self, batch: Batch, key: Tensor | None = None) -> Output:
-        """Answers for a batch of scaled rows. ``key`` is an int32 scalar while training, ``None`` in evaluation."""
+    def forward(self, batch: Batch, noise: Noise | None = None) -> Output:
+        """Answers for a batch of scaled rows. ``noise`` is given while training, ``None`` in evaluation."""
 
     def real_parameters(self) -> dict[str, Tensor]:
         """For each parameter, bool of its shape: False on the zero padding of grouped encoders."""

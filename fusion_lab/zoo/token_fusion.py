@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusion_lab.blocks.encoders import TokenEncoder, VectorEncoder
 from fusion_lab.blocks.fusion import BottleneckFusion, GatedFusion, TransformerFusion
 from fusion_lab.blocks.heads import TaskHead
-from fusion_lab.blocks.randomness import name_places
+from fusion_lab.blocks.randomness import Noise
 from fusion_lab.config import Config
 from fusion_lab.contracts import Axis, Batch, ConfigError, Modality, Output, Spec
 from fusion_lab.zoo.model import MapSpec, Model
@@ -66,14 +66,13 @@ class TokenFusion(Model):
         self.heads = nn.ModuleList(TaskHead(config.d_model, t.outputs, config.dropout) for t in spec.tasks)
         self.tasks = tuple(t.name for t in spec.tasks)
         self.maps = _maps(config, self.names, self.groups)
-        name_places(self)
 
-    def forward(self, batch: Batch, key: Tensor | None = None) -> Output:
+    def forward(self, batch: Batch, noise: Noise | None = None) -> Output:
         tokens: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
         for group, encoder in zip(self.groups, self.encoders, strict=True):
             x, valid = _stack(group, batch)
-            token, weights = encoder(x, valid, key)
+            token, weights = encoder(x, valid, noise)
             for g, modality in enumerate(group):
                 tokens[modality.name] = token[g]
                 if weights is not None:
@@ -82,8 +81,8 @@ class TokenFusion(Model):
         quality = torch.stack([batch.quality[name] for name in self.names], dim=-1)
         share = quality if self.use_quality else torch.ones_like(quality)
         stacked = torch.stack([tokens[name] for name in self.names], dim=1)
-        fused, maps["modalities"] = self.fusion(stacked, valid, share, key)
-        heads = {task: head(fused, key) for task, head in zip(self.tasks, self.heads, strict=True)}
+        fused, maps["modalities"] = self.fusion(stacked, valid, share, noise)
+        heads = {task: head(fused, noise) for task, head in zip(self.tasks, self.heads, strict=True)}
         return Output(heads, {}, maps)
 
 
@@ -160,7 +159,12 @@ def _step_map(modality: Modality) -> str:
 def _stack(group: tuple[Modality, ...], batch: Batch) -> tuple[Tensor, Tensor]:
     """A group's inputs padded to one width, ``[G,B,T,F]``, and their masks ``[G,B,T]``; T is 1 for vectors."""
     widest = group[0].width
-    inputs = [torch.nn.functional.pad(batch.inputs[m.name], (0, widest - m.width)) for m in group]
+    inputs = [
+        batch.inputs[m.name]
+        if m.width == widest
+        else torch.nn.functional.pad(batch.inputs[m.name], (0, widest - m.width))
+        for m in group
+    ]
     x, valid = torch.stack(inputs), torch.stack([batch.valid[m.name] for m in group])
     return (x.unsqueeze(2), valid.unsqueeze(2)) if group[0].length is None else (x, valid)
 

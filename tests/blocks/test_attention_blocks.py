@@ -1,13 +1,18 @@
-"""Attention and the transformer layer against PyTorch's own."""
+"""Attention and the transformer layer against PyTorch's own; a layer read at one token against the whole of it."""
+
+from math import prod
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import vmap
 
 from fusion_lab.blocks.attention import Attention, FeedForward, TransformerLayer
+from fusion_lab.blocks.randomness import Noise, count_draws
 
 WIDTH, HEADS, ROWS, TOKENS = 12, 3, 5, 7
+EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +80,17 @@ def tokens_of(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, WIDTH, dtype=torch.float64)
 
 
+def randomised(module: nn.Module) -> None:
+    """Biases, scales and shifts that are neither 0 nor 1: what has no effect at the start has one later."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def some_noise(count: int) -> Noise:
+    return Noise(torch.randint(-(2**15), 2**15, (count,)).to(torch.int16))
+
+
 @pytest.mark.parametrize("key_bias", [0.0, 10.0], ids=["no key bias", "a key bias without effect"])
 @pytest.mark.parametrize("queries", [1, 2, 7], ids=["folded", "two queries", "many queries"])
 def test_attention_is_torchs_multi_head_attention(queries, key_bias):
@@ -96,26 +112,27 @@ def test_a_bias_on_the_scores_is_torchs_float_mask():
     torch.testing.assert_close(answer[0], expected)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.4])
-def test_a_single_query_is_answered_as_among_others_with_the_same_dropout(p):
-    """Folding the query into the keys and pooling before projecting is the same function, in gradients too."""
-    attention = Attention(1, WIDTH, HEADS, p).double()
-    with torch.no_grad():
-        for bias in attention.bias.values():
-            bias.normal_()
-    tokens, valid, key = tokens_of(1, 1, TOKENS), torch.ones(1, 1, TOKENS).bool(), torch.tensor(3, dtype=torch.int32)
-    asked = tokens_of(1, 1, 1)
-    single, _ = attention(asked, tokens, valid, None)
-    twice, _ = attention(asked.expand(-1, -1, 2, -1), tokens, valid, None)
-    torch.testing.assert_close(single[:, :, 0], twice[:, :, 1])
-    gradients = [
-        torch.autograd.grad(answer[:, :, 0].square().sum(), list(attention.parameters())) for answer in (single, twice)
-    ]
-    for folded, general in zip(*gradients, strict=True):
-        torch.testing.assert_close(folded, general)
-    dropped, weights = attention(asked, tokens, valid, key)
-    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights.sum(-1)))
-    assert torch.equal(dropped, single) == (p == 0.0)
+def test_a_query_is_answered_as_among_others():
+    attention = Attention(1, WIDTH, HEADS, 0.4).double()
+    randomised(attention)
+    tokens, valid, asked = tokens_of(1, ROWS, TOKENS), some_valid()[None], tokens_of(1, ROWS, 3)
+    every, every_weights = attention(asked, tokens, valid, None)
+    for query in range(3):
+        alone, weights = attention(asked[:, :, query : query + 1], tokens, valid, None)
+        torch.testing.assert_close(alone[:, :, 0], every[:, :, query], **EXACT)
+        torch.testing.assert_close(weights[..., 0, :], every_weights[..., query, :], **EXACT)
+
+
+def test_dropout_takes_attention_away_and_is_not_in_the_weights_told():
+    attention = Attention(1, WIDTH, HEADS, 0.5).double()
+    asked, tokens, valid = tokens_of(1, ROWS, 2), tokens_of(1, ROWS, TOKENS), some_valid()[None]
+    plain, weights = attention(asked, tokens, valid, None)
+    dropped, told = attention(asked, tokens, valid, some_noise(HEADS * ROWS * 2 * TOKENS))
+    assert torch.equal(told, weights)
+    assert ((dropped - plain).abs().amax(-1) > 1e-6).any()
+    everything = Noise(torch.full((HEADS * ROWS * 2 * TOKENS,), -(2**15), dtype=torch.int16))
+    gone, _ = attention(asked, tokens, valid, everything)
+    torch.testing.assert_close(gone, attention.bias["o"].reshape(1, 1, 1, WIDTH).expand_as(gone), **EXACT)
 
 
 def test_where_nothing_is_valid_only_the_output_bias_answers():
@@ -138,14 +155,135 @@ def test_the_layer_is_torchs_pre_norm_encoder_layer():
     torch.testing.assert_close(answer[0][valid], expected[valid])
 
 
-@pytest.mark.parametrize("read", [1, 2])
-def test_reading_the_first_tokens_equals_computing_all_of_them(read):
-    layer = layer_like(torchs_layer())
-    x, valid = tokens_of(1, ROWS, TOKENS), some_valid()[None]
-    everything, all_weights = layer(x, valid, None)
-    first, weights = layer(x, valid, None, read=read)
-    torch.testing.assert_close(first, everything[:, :, :read])
-    torch.testing.assert_close(weights, all_weights[..., :read, :])
+class Reading(NamedTuple):
+    """A layer with weights of every kind, and what it reads."""
+
+    layer: TransformerLayer
+    summary: Tensor
+    tokens: Tensor
+    valid: Tensor
+
+    def inputs(self) -> list[Tensor]:
+        return [self.summary, self.tokens, *self.layer.parameters()]
+
+    def whole(self, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """The layer over all tokens, of which the first is then taken."""
+        groups, rows = self.tokens.shape[:2]
+        x = torch.cat([self.summary.expand(groups, rows, WIDTH).unsqueeze(2), self.tokens], dim=2)
+        seen = torch.cat([torch.ones_like(self.valid[..., :1]), self.valid], dim=2)
+        everything, weights = self.layer(x, seen, noise)
+        return everything[:, :, 0], weights[..., 0, :]
+
+    def read(self, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        return self.layer.read(self.summary, self.tokens, self.valid, noise)
+
+
+MISSING = {
+    "nothing": lambda valid: torch.ones_like(valid),
+    "everything": lambda valid: torch.zeros_like(valid),
+    "some": lambda valid: torch.rand(valid.shape) > 0.4,
+    "all but the first": lambda valid: torch.ones_like(valid) & (torch.arange(TOKENS) < 1),
+    "all but the last": lambda valid: torch.ones_like(valid) & (torch.arange(TOKENS) == TOKENS - 1),
+    "whole rows and groups": lambda valid: torch.ones_like(valid) & (torch.rand(valid.shape[:2]) > 0.5).unsqueeze(-1),
+}
+
+
+def reading(groups: int, rows: int, own: bool, missing: str, p: float = 0.0) -> Reading:
+    """``own``: a summary for each row in place of one for all."""
+    layer = TransformerLayer(groups, WIDTH, HEADS, p).double()
+    randomised(layer)
+    summary, tokens = tokens_of(groups, rows if own else 1), 2 * tokens_of(groups, rows, TOKENS) + 1
+    valid = MISSING[missing](torch.ones(groups, rows, TOKENS).bool())
+    return Reading(layer, summary.requires_grad_(), tokens.requires_grad_(), valid)
+
+
+def assert_read_as_in_the_whole(case: Reading, read: Noise | None, whole: Noise | None) -> None:
+    """Values, and the gradients of all inputs and parameters from both answers, are the same."""
+    results = [case.read(read), case.whole(whole)]
+    shape, weights_shape = results[1][0].shape, results[1][1].shape
+    pulls = tokens_of(*shape[:2]), torch.randn(weights_shape, dtype=torch.float64)
+    gradients = [torch.autograd.grad(result, case.inputs(), pulls) for result in results]
+    for ours, expected in zip((*results[0], *gradients[0]), (*results[1], *gradients[1]), strict=True):
+        size = max(1.0, float(expected.detach().abs().max()))
+        torch.testing.assert_close(ours / size, expected / size, **EXACT)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("own", [False, True], ids=["one summary", "a summary for each row"])
+@pytest.mark.parametrize("rows", [1, ROWS])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_layer_read_at_the_summary_is_the_whole_layer_at_its_first_token(groups, rows, own, missing):
+    assert_read_as_in_the_whole(reading(groups, rows, own, missing), None, None)
+
+
+def noises(case: Reading) -> tuple[Noise, Noise]:
+    """Noise for the whole layer and, of it, what falls to the first token, for reading that alone."""
+    groups, rows, steps, _ = case.tokens.shape
+    of_weights, of_tokens = (groups, rows, HEADS, 1 + steps, 1 + steps), (groups, rows, 1 + steps)
+    shapes = [of_weights, (*of_tokens, WIDTH), (*of_tokens, 4 * WIDTH), (*of_tokens, WIDTH)]
+    parts = [some_noise(prod(shape)).values.reshape(shape) for shape in shapes]
+    first = [parts[0][:, :, :, 0], *(part[:, :, 0] for part in parts[1:])]
+    whole, read = (torch.cat([part.flatten() for part in kept]) for kept in (parts, first))
+    return Noise(whole), Noise(read)
+
+
+@pytest.mark.parametrize("missing", ["nothing", "some", "everything"])
+@pytest.mark.parametrize("own", [False, True], ids=["one summary", "a summary for each row"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_dropout_while_reading_is_that_of_the_whole_layer_at_its_first_token(groups, own, missing):
+    case = reading(groups, ROWS, own, missing, p=0.3)
+    whole, read = noises(case)
+    assert_read_as_in_the_whole(case, read, whole)
+    for noise, forward in ((*noises(case)[:1], case.whole), (*noises(case)[1:], case.read)):
+        assert count_draws(forward, torch.device("cpu")) == len(noise.values)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one summary", "a summary for each row"])
+def test_dropout_of_the_weights_changes_what_is_read_and_not_the_weights_told(own):
+    case = reading(3, ROWS, own, "some", p=0.3)
+    case.layer.drop_attention.p = case.layer.drop_feed.p = case.layer.feed.dropout.p = 0.0
+    plain, weights = case.read(None)
+    dropped, told = case.read(some_noise(3 * ROWS * HEADS * (1 + TOKENS)))
+    assert torch.equal(told, weights)
+    assert ((dropped - plain).abs().amax(-1) > 1e-6).double().mean() > 0.9
+
+
+def test_what_is_read_does_not_depend_on_missing_tokens():
+    case = reading(3, ROWS, False, "some")
+    spoilt = torch.where(case.valid.unsqueeze(-1), case.tokens, 1e3 * torch.randn_like(case.tokens))
+    for ours, expected in zip(case._replace(tokens=spoilt).read(None), case.read(None), strict=True):
+        torch.testing.assert_close(ours, expected, **EXACT)
+
+
+def test_weights_of_a_reading_sum_to_one_over_the_summary_and_the_tokens_that_are_there():
+    case = reading(3, ROWS, True, "some")
+    _, weights = case.read(None)
+    assert weights.shape == (3, ROWS, HEADS, 1 + TOKENS)
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), **EXACT)
+    assert not weights[..., 1:][~case.valid.unsqueeze(2).expand(3, ROWS, HEADS, TOKENS)].any()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one summary", "a summary for each row"])
+def test_what_is_read_is_torchs_pre_norm_encoder_layer_at_its_first_token(own):
+    reference = torchs_layer()
+    summary, tokens, valid = tokens_of(1, ROWS if own else 1), tokens_of(1, ROWS, TOKENS), some_valid()
+    x = torch.cat([summary.expand(1, ROWS, WIDTH).unsqueeze(2), tokens], dim=2)[0]
+    seen = torch.cat([torch.ones(ROWS, 1).bool(), valid], dim=1)
+    expected = reference(x, src_key_padding_mask=~seen)[:, 0]
+    answer, _ = layer_like(reference).read(summary, tokens, valid[None], None)
+    torch.testing.assert_close(answer[0], expected)
+
+
+def test_groups_are_read_as_strangers():
+    case = reading(3, ROWS, False, "some")
+    together, weights = case.read(None)
+    for g in range(3):
+        alone = TransformerLayer(1, WIDTH, HEADS, 0.0).double()
+        alone.load_state_dict({name: p[g : g + 1] for name, p in case.layer.state_dict().items()})
+        one = (part[g : g + 1] for part in (case.summary, case.tokens, case.valid))
+        answer, own_weights = alone.read(*one, None)
+        torch.testing.assert_close(answer[0], together[g], **EXACT)
+        torch.testing.assert_close(own_weights[0], weights[g], **EXACT)
 
 
 @pytest.mark.parametrize("queries", [1, 4])
@@ -171,11 +309,39 @@ def test_feed_forward_is_two_linears_around_gelu():
     torch.testing.assert_close(feed(x, None)[0], expected)
 
 
-def test_the_layer_stacks_without_a_fallback_and_torchs_own_attention_does_not():
-    """The project's warning filter makes the silent per-fold loop an error; it has to fire where there is one."""
-    layer = TransformerLayer(1, WIDTH, HEADS, 0.1)
-    x, valid, keys = torch.randn(2, 1, ROWS, TOKENS, WIDTH), some_valid()[None], torch.arange(2, dtype=torch.int32)
-    vmap(lambda x, key: layer(x, valid, key)[0])(x, keys)
+class Way(nn.Module):
+    """One of the two ways through a layer, as a module: weights can be handed to it."""
+
+    def __init__(self, layer: TransformerLayer, name: str) -> None:
+        super().__init__()
+        self.layer, self.name = layer, name
+
+    def forward(self, summary: Tensor, tokens: Tensor, valid: Tensor, values: Tensor) -> Tensor:
+        case = Reading(self.layer, summary, tokens, valid)
+        return getattr(case, self.name)(Noise(values))[0].square().sum()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one summary", "a summary for each row"])
+def test_reading_and_the_whole_layer_stack_as_they_are_alone(own):
+    """Weights, rows and noise of three folds at once: what each fold has alone, in gradients too."""
+    cases = [reading(1, ROWS, own, "some", p=0.3) for _ in range(3)]
+    inputs = [torch.stack([case[i].detach() for case in cases]) for i in (1, 2, 3)]
+    for place, name in enumerate(("whole", "read")):
+        ways = [Way(case.layer, name) for case in cases]
+        weights = {n: torch.stack([way.get_parameter(n).detach() for way in ways]) for n in ways[0].state_dict()}
+        values = torch.stack([noises(case)[place].values for case in cases])
+        step = torch.func.grad_and_value(lambda w, *given, way=ways[0]: torch.func.functional_call(way, w, given))
+        gradients, losses = vmap(step)(weights, *inputs, values)
+        for k, way in enumerate(ways):
+            loss = way(*(part[k] for part in inputs), values[k])
+            torch.testing.assert_close(losses[k], loss.detach(), rtol=1e-12, atol=1e-12)
+            expected = torch.autograd.grad(loss, list(way.parameters()))
+            for (parameter, _), gradient in zip(way.named_parameters(), expected, strict=True):
+                torch.testing.assert_close(gradients[parameter][k], gradient, rtol=1e-12, atol=1e-11)
+
+
+def test_where_pytorch_falls_back_the_projects_warning_filter_fires():
+    """The filter makes the silent per-fold loop an error; the layers above must not and others do."""
     fused = nn.functional.scaled_dot_product_attention
     lstm = nn.LSTM(3, 4, batch_first=True)
 

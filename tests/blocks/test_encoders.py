@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fusion_lab.blocks.encoders import Projection, TokenEncoder, VectorEncoder
+from fusion_lab.blocks.randomness import Noise, count_draws, draw_noise
 
 WIDTHS, WIDTH, ROWS, LENGTH = (5, 3), 8, 4, 6
 
@@ -70,19 +71,56 @@ def test_projection_is_linear_norm_and_gelu():
         torch.testing.assert_close(project(x)[g], torch.nn.functional.gelu(normed))
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_the_summary_is_the_first_token_of_the_full_computation(layers):
-    encoder, (x, valid) = token_encoder(layers=layers), inputs(LENGTH)
+def whole(encoder: TokenEncoder, x: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an encoder is, all tokens of all layers computed."""
     tokens = torch.cat([encoder.summary.expand(2, ROWS, 1, -1), encoder.project(x * valid.unsqueeze(-1))], 2)
-    assert encoder.positions is not None
-    tokens = tokens + encoder.positions
+    if encoder.positions is not None:
+        tokens = tokens + encoder.positions
     everywhere = torch.cat([torch.ones(2, ROWS, 1).bool(), valid], 2)
-    for layer in encoder.layers:
+    for layer in (*encoder.layers, encoder.last):
         tokens, weights = layer(tokens, everywhere, None)
-    token, over_steps = encoder(x, valid, None)
-    torch.testing.assert_close(token, tokens[:, :, 0])
     asked = weights[..., 0, 1:].mean(2)
-    torch.testing.assert_close(over_steps, asked / asked.sum(-1, keepdim=True))
+    total = asked.sum(-1, keepdim=True)
+    return tokens[:, :, 0], asked / total.masked_fill(total == 0, 1.0)
+
+
+@pytest.mark.parametrize("missing", ["some", "nothing", "everything in some rows"])
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_summary_is_the_first_token_of_the_full_computation(layers, ordered, missing):
+    encoder, (x, valid) = token_encoder(ordered=ordered, layers=layers), inputs(LENGTH)
+    with torch.no_grad():
+        for parameter in (*encoder.layers.parameters(), *encoder.last.parameters()):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    valid = {"some": valid, "nothing": torch.ones_like(valid)}.get(missing, valid & (torch.arange(ROWS) > 1)[:, None])
+    results = [encoder(x, valid, None), whole(encoder, x, valid)]
+    pulls = [torch.randn_like(part) for part in results[1]]
+    gradients = [torch.autograd.grad(result, list(encoder.parameters()), pulls) for result in results]
+    for ours, expected in zip((*results[0], *gradients[0]), (*results[1], *gradients[1]), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_dropout_acts_in_every_layer_of_a_token_encoder(layers):
+    encoder, (x, valid) = TokenEncoder(WIDTHS, LENGTH, True, WIDTH, layers, 2, 0.3).double(), inputs(LENGTH)
+    draws = count_draws(lambda noise: encoder(x, valid, noise), torch.device("cpu"))
+    values = torch.from_numpy(draw_noise(draws, 0))
+    plain, first, again = (encoder(x, valid, n)[0] for n in (None, Noise(values), Noise(values)))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, plain).all(-1).any(), "a row without dropout"
+    tokens = 1 + LENGTH
+    of_whole = 2 * ROWS * (2 * tokens * tokens + tokens * (1 + 4 + 1) * WIDTH)
+    of_summary = 2 * ROWS * (2 * tokens + (1 + 4 + 1) * WIDTH)
+    assert draws == (layers - 1) * of_whole + of_summary, "attention weights, attended, inside and after feeding"
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_dropout_acts_in_every_layer_of_a_vector_encoder(layers):
+    encoder, (x, valid) = VectorEncoder(WIDTHS, WIDTH, layers, 0.3).double(), inputs(1)
+    draws = count_draws(lambda noise: encoder(x, valid, noise), torch.device("cpu"))
+    assert draws == 2 * ROWS * WIDTH * (1 + 4 * layers)
+    dropped, _ = encoder(x, valid, Noise(torch.from_numpy(draw_noise(draws, 0))))
+    assert not torch.isclose(dropped, encoder(x, valid, None)[0]).all(-1).any()
 
 
 def test_a_sequence_has_an_order_and_a_bag_has_none():

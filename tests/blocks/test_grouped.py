@@ -47,12 +47,22 @@ def test_each_group_is_initialised_as_torchs_linear_of_its_own_width(group):
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.15)
 
 
-def test_a_grouped_norm_is_as_many_layer_norms():
+def some_norm() -> GroupedNorm:
     grouped = GroupedNorm(2, 6)
     with torch.no_grad():
         grouped.weight.uniform_(0.5, 2)
         grouped.bias.normal_()
-    x = torch.randn(2, 4, 3, 6)
+    return grouped
+
+
+def test_a_grouped_norm_is_as_many_layer_norms():
+    grouped, x = some_norm(), torch.randn(2, 4, 3, 6)
     for g, out in enumerate(grouped(x)):
         expected = nn.functional.layer_norm(x[g], (6,), grouped.weight[g].flatten(), grouped.bias[g].flatten())
         torch.testing.assert_close(out, expected)
+
+
+def test_a_plain_norm_is_the_norm_before_scale_and_shift():
+    grouped, x = some_norm(), 3 * torch.randn(2, 4, 3, 6) + 1
+    torch.testing.assert_close(grouped.plain(x), nn.functional.layer_norm(x, (6,)))
+    torch.testing.assert_close(grouped(x), grouped.plain(x) * grouped.weight + grouped.bias)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fusion_lab.blocks.randomness import key
+from fusion_lab.blocks.randomness import Dropout, Noise, count_draws, draw_noise
 from fusion_lab.config import validate
 from fusion_lab.contracts import UNKNOWN, Batch, Feature, Modality, Output, Spec, Task
 from fusion_lab.data.planting import Planting, twin
 from fusion_lab.objectives import Objective, ObjectiveConfig
+from fusion_lab.training.leaves import Leaves, take
 from fusion_lab.training.stack import Stack
 from fusion_lab.zoo import FAMILIES, Model
 
@@ -94,6 +95,15 @@ def case(request) -> Case:
     return Case(build(family, variant, spec), spec, double(twin(spec, plan).gather(torch.arange(ROWS))))
 
 
+def draws(model: Model, batch: Batch) -> int:
+    """How many random values a forward takes."""
+    return count_draws(lambda noise: model(batch, noise), batch.weight.device)
+
+
+def some_noise(case: Case, *place: int) -> Noise:
+    return Noise(torch.from_numpy(draw_noise(draws(case.model, case.batch), *(place or (5,)))))
+
+
 def present(batch: Batch, name: str) -> Tensor:
     valid = batch.valid[name]
     return valid.reshape(*valid.shape[:1], -1).any(1)
@@ -139,17 +149,19 @@ def test_training_and_evaluation_hand_no_target_to_a_model(case, monkeypatch):
     seen: list[Batch] = []
     forward = type(case.model).forward
 
-    def spy(model, batch, key=None):
+    def spy(model, batch, noise=None):
         seen.append(batch)
-        return forward(model, batch, key)
+        return forward(model, batch, noise)
 
     monkeypatch.setattr(type(case.model), "forward", spy)
-    for mode in ("stacked", "loop"):
-        stack, arguments = stacked(case, mode)
-        stack.gradients(*arguments)
+    for mode, size, parts in ((*way, parts) for way, parts in WAYS.items()):
+        stack, arguments = stacked(case, mode, size)
+        seen.clear()
+        list(stack.gradients(*arguments))
         stack.answers(*arguments[:2])
-    assert len(seen) == 2 * (1 + FOLDS)
-    assert not any(batch.targets or batch.known for batch in seen)
+        stack.draws(arguments[1])
+        assert len(seen) == 2 * parts + 1
+        assert not any(batch.targets or batch.known for batch in seen)
 
 
 def test_every_real_parameter_gets_a_gradient_and_padding_gets_none(case):
@@ -158,7 +170,7 @@ def test_every_real_parameter_gets_a_gradient_and_padding_gets_none(case):
     inputs = {n: torch.randn_like(x) for n, x in case.batch.inputs.items()}
     batch = case.batch._replace(inputs=inputs, valid={n: torch.ones_like(v) for n, v in case.batch.valid.items()})
     weights = {t.name: torch.ones(max(2, t.outputs)).double() for t in case.spec.tasks}
-    objective(case.model(batch, torch.tensor(5, dtype=torch.int32)), batch, weights).backward()
+    objective(case.model(batch, some_noise(case)), batch, weights).backward()
     real = case.model.real_parameters()
     counted = 0
     for name, parameter in case.model.named_parameters():
@@ -309,9 +321,9 @@ def test_maps_differ_between_rows_and_between_queries(case):
             assert (apart > 1e-6).all(), name
 
 
-def test_dropout_is_a_function_of_the_key(case):
-    keys = [torch.tensor(key(0, 0, "dropout", fold, 0), dtype=torch.int32) for fold in range(2)]
-    first, again, other = (case.model(case.batch, k).heads for k in (keys[0], keys[0], keys[1]))
+def test_dropout_is_a_function_of_the_noise(case):
+    noises = [some_noise(case, 0, 0, fold, 0) for fold in (0, 0, 1)]
+    first, again, other = (case.model(case.batch, noise).heads for noise in noises)
     evaluation = case.model(case.batch).heads
     for task, head in first.items():
         assert torch.equal(head, again[task])
@@ -319,53 +331,108 @@ def test_dropout_is_a_function_of_the_key(case):
         assert not torch.allclose(head, evaluation[task])
 
 
+def test_as_much_noise_is_taken_as_is_counted_whatever_it_is(case):
+    noise = some_noise(case)
+    case.model(case.batch, noise)
+    assert noise.taken == len(noise.values) > 0
+    evaluation = case.model(case.batch).heads
+    for task, head in case.model(case.batch, Noise(torch.full_like(noise.values, 2**15 - 1))).heads.items():
+        assert not torch.allclose(head, evaluation[task]), "what is kept is scaled"
+    with pytest.raises(AssertionError, match="random values wanted"):
+        case.model(case.batch, Noise(noise.values[:-1]))
+
+
+def test_without_dropout_no_noise_is_taken(case):
+    for module in case.model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    assert draws(case.model, case.batch) == 0
+    assert_same(case.model(case.batch, Noise(torch.zeros(0, dtype=torch.int16))), case.model(case.batch), atol=0)
+
+
 FOLDS = 3
+WAYS = {("stacked", None): 1, ("stacked", 1): 3, ("stacked", 2): 2, ("loop", None): 3}
+"""How a stack of three is computed, and in how many parts."""
 
 
-def stacked(case: Case, mode) -> tuple[Stack, tuple]:
+def stacked(case: Case, mode, size: int | None = None) -> tuple[Stack, tuple]:
     """A stack of three models, each on rows of its own with padding rows, and the arguments of its gradients."""
     config = ObjectiveConfig(binary="focal", label_smoothing=0.05)
-    stack = Stack(case.model, Objective(config, case.spec), mode)
-    start = stack.layout.join(dict(case.model.named_parameters()))
-    noise = torch.randn(FOLDS, len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    stack = Stack(case.model, Objective(config, case.spec), mode, size)
+    seeded = torch.Generator().manual_seed(0)
+    leaves = {
+        name: p.detach() + 0.05 * torch.randn(FOLDS, *p.shape, generator=seeded, dtype=torch.float64)
+        for name, p in case.model.named_parameters()
+    }
     rows = torch.stack([torch.from_numpy(np.random.default_rng(k).permutation(ROWS)[:8]) for k in range(FOLDS)])
     batch = rows_of(case.batch, rows)
     batch.weight[1, 5:] = 0
-    keys = torch.tensor([key(0, 0, "dropout", k, 0) for k in range(FOLDS)], dtype=torch.int32)
+    count = draws(case.model, rows_of(case.batch, rows[0]))
+    noise = torch.from_numpy(np.stack([draw_noise(count, 0, 0, k, 0) for k in range(FOLDS)]))
     weights = {
         t.name: 0.5 + torch.rand(FOLDS, max(2, t.outputs), generator=torch.Generator().manual_seed(1)).double()
         for t in case.spec.tasks
     }
-    return stack, (start + 0.05 * noise, batch, keys, weights, [True] * FOLDS)
+    return stack, (leaves, batch, noise, weights, [True] * FOLDS)
 
 
-def test_stacked_folds_equal_the_loop_over_folds(case):
-    results = {}
-    for mode in ("stacked", "loop"):
-        stack, arguments = stacked(case, mode)
-        results[mode] = *stack.gradients(*arguments), stack.answers(*arguments[:2])
-    losses, gradients, answers = results["stacked"]
-    loop_losses, loop_gradients, loop_answers = results["loop"]
-    assert gradients.any(dim=1).all()
-    assert (losses - loop_losses).abs().max() < 1e-9
-    assert (gradients - loop_gradients).abs().max() < 1e-9
-    assert_same(answers, loop_answers)
+def step(stack: Stack, arguments: tuple) -> tuple[Tensor, Leaves]:
+    """Losses ``[K]`` and gradients ``[K,*shape]`` of all parts together."""
+    parts = list(stack.gradients(*arguments))
+    gradients = {name: torch.cat([part.gradients[name] for part in parts]) for name in arguments[0]}
+    return torch.cat([part.losses for part in parts]), gradients
+
+
+def test_stacked_folds_equal_the_loop_over_folds_however_they_are_cut_into_parts(case):
+    stack, arguments = stacked(case, "loop")
+    losses, gradients = step(stack, arguments)
+    answers = stack.answers(*arguments[:2])
+    moved = torch.stack([leaf.flatten(1).any(1) for leaf in gradients.values()])
+    assert moved.any(0).all()
+    for mode, size in WAYS:
+        stack, arguments = stacked(case, mode, size)
+        found_losses, found = step(stack, arguments)
+        torch.testing.assert_close(found_losses, losses, rtol=0, atol=1e-9)
+        assert found.keys() == gradients.keys()
+        for name, leaf in found.items():
+            torch.testing.assert_close(leaf, gradients[name], rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        assert_same(stack.answers(*arguments[:2]), answers)
+
+
+def test_a_fold_of_a_stack_is_the_model_with_its_weights_and_its_noise(case):
+    stack, arguments = stacked(case, "stacked")
+    leaves, batch, noise, class_weights, _ = arguments
+    losses, gradients = step(stack, arguments)
+    objective = Objective(ObjectiveConfig(binary="focal", label_smoothing=0.05), case.spec)
+    for k in range(FOLDS):
+        case.model.load_state_dict({name: leaf[k] for name, leaf in leaves.items()})
+        own = Batch(*[{n: t[k] for n, t in d.items()} for d in batch[:-1]], weight=batch.weight[k])
+        answer = case.model(own.without_targets(), Noise(noise[k]))
+        loss = objective(answer, own, {task: w[k] for task, w in class_weights.items()})
+        torch.testing.assert_close(losses[k], loss.detach(), rtol=0, atol=1e-9)
+        expected = torch.autograd.grad(loss, list(case.model.parameters()), materialize_grads=True, allow_unused=True)
+        for (name, _), gradient in zip(case.model.named_parameters(), expected, strict=True):
+            torch.testing.assert_close(gradients[name][k], gradient, rtol=0, atol=1e-9)
 
 
 def test_a_fold_of_a_stack_does_not_depend_on_the_others(case):
-    stack, (weights, batch, keys, class_weights, active) = stacked(case, "stacked")
-    _, everyone = stack.gradients(weights, batch, keys, class_weights, active)
-    kept = [0, 2]
-    fewer = rows_of(batch, torch.tensor(kept))
-    subset = {task: w[kept] for task, w in class_weights.items()}
-    _, some = stack.gradients(weights[kept], fewer, keys[kept], subset, [True, True])
-    assert (everyone[kept] - some).abs().max() < 1e-9
+    stack, arguments = stacked(case, "stacked")
+    leaves, batch, noise, class_weights, _ = arguments
+    _, everyone = step(stack, arguments)
+    kept = [2, 0]
+    _, some = step(
+        stack,
+        (take(leaves, kept), rows_of(batch, torch.tensor(kept)), noise[kept], take(class_weights, kept), [True, True]),
+    )
+    for name, leaf in some.items():
+        torch.testing.assert_close(leaf, everyone[name][kept], rtol=0, atol=1e-9)
 
 
 def test_a_model_has_no_hidden_state(case):
     before = {n: p.clone() for n, p in case.model.state_dict().items()}
     generator = torch.get_rng_state()
-    outputs = [case.model(case.batch, torch.tensor(1, dtype=torch.int32)) for _ in range(2)]
+    values = some_noise(case).values
+    outputs = [case.model(case.batch, Noise(values)) for _ in range(2)]
     assert_same(*outputs, atol=0)
     assert torch.equal(torch.get_rng_state(), generator)
     assert not list(case.model.named_buffers())

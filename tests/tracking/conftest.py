@@ -108,7 +108,9 @@ def make_outcome():
         axes = (Axis("query modality", names), Axis("key modality", names))
         attention = AttentionMap("modalities: last layer", "attention", axes, fold, row, weights)
         predictions = made_predictions(rows, count)
-        result = CrossValidation(made_folds(count, epochs), predictions, (attention,), 1234, 5.6, ("A note.",))
+        result = CrossValidation(
+            made_folds(count, epochs), predictions, (attention,), 1234, 5.6, "loop (asked for)", ("A note.",)
+        )
         config = {"name": "made", "seed": 0, "model": {"family": "token_fusion", "d_model": 16, "dropout": 0.1}}
         scores, summary = made_scores(count)
         ids = np.array([f"patient {i}" for i in range(rows)])

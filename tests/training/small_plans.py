@@ -11,6 +11,7 @@ import numpy as np
 from fusion_lab.contracts import Dataset, Folds
 from fusion_lab.experiment import Materials, override, resolve
 from fusion_lab.training import Plan
+from fusion_lab.training.optimiser import OptimiserConfig
 
 TREE = {
     "name": "small",
@@ -37,6 +38,16 @@ REGRESSION = {
 }
 
 
+OWN = (
+    OptimiserConfig(lr=0.01, weight_decay=0.01, clip=0.5, schedule="warmup_cosine", warmup_epochs=2),
+    OptimiserConfig(lr=0.003, weight_decay=1.0, clip=None, schedule="constant"),
+    OptimiserConfig(lr=0.03, weight_decay=0.0, clip=0.05, schedule="cosine", final_lr_share=0.1),
+    OptimiserConfig(lr=0.001, weight_decay=0.1, clip=5.0, schedule="warmup_constant", warmup_epochs=3),
+    OptimiserConfig(lr=0.02, weight_decay=0.3, clip=0.2, schedule="cosine"),
+)
+"""Settings of the optimiser for each of up to five folds, no two alike in anything."""
+
+
 def shortened(folds: Folds, data: Dataset) -> Folds:
     """The same folds with fewer training rows in some of them: 24, 30, 11 and 30 of 30."""
     train = folds.train.copy()
@@ -45,11 +56,11 @@ def shortened(folds: Folds, data: Dataset) -> Folds:
     return replace(folds, train=train, fit=train)
 
 
-def pick(*chosen: int) -> Callable[[Folds, Dataset], Folds]:
-    """Some of the folds, in the order given."""
+def pick(*chosen: int, of: Callable[[Folds, Dataset], Folds] = shortened) -> Callable[[Folds, Dataset], Folds]:
+    """Some of the folds that ``of`` makes, in the order given."""
 
     def change(folds: Folds, data: Dataset) -> Folds:
-        folds = shortened(folds, data)
+        folds = of(folds, data)
         rows = {part: getattr(folds, part)[list(chosen)] for part in ("train", "val", "test", "fit")}
         return replace(folds, names=tuple(folds.names[k] for k in chosen), **rows)
 

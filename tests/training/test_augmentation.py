@@ -73,3 +73,20 @@ def test_a_fold_hides_by_its_own_generator_alone():
 def test_no_dropout_is_the_same_batch():
     before = batch(masks(2))
     assert drop_modalities(before, 0.0, generators(0, 2)) is before
+
+
+def test_generators_are_made_one_by_one_and_only_where_they_are_needed():
+    made = []
+
+    def lazily():
+        for generator_ in generators(4, 2):
+            made.append(generator_)
+            yield generator_
+
+    present = batch(masks(4))
+    assert torch.equal(
+        kept(drop_modalities(present, 0.5, lazily())), kept(drop_modalities(present, 0.5, generators(4, 2)))
+    )
+    assert len(made) == 2
+    drop_modalities(present, 0.0, lazily())
+    assert len(made) == 2

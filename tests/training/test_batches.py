@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_plans import TWO_TASKS, make_plan, pick
 
+from fusion_lab.blocks.randomness import draw_noise
 from fusion_lab.training.batches import counted, draw, gather, padded
+from fusion_lab.training.leaves import stack_models
 from fusion_lab.training.stack import Stack
 
 
@@ -58,27 +60,34 @@ def test_padding_repeats_rows_of_the_same_fold(members):
         assert mark[rows[k]].all()
 
 
-@pytest.mark.parametrize("mode", ["stacked", "loop"])
-def test_rows_that_pad_count_nowhere(mode):
-    plan = make_plan({**TWO_TASKS, "model.dropout": 0.0}, dtype=torch.float64)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(("mode", "size"), [("stacked", None), ("stacked", 3), ("loop", None)])
+def test_rows_that_pad_count_nowhere(mode, size, dropout):
+    plan = make_plan({**TWO_TASKS, "model.dropout": dropout}, dtype=torch.float64)
     model = plan.initial_weights(0)
-    stack = Stack(model, plan.objective, mode)
-    weights = stack.layout.join(dict(model.named_parameters())).expand(4, -1)
+    stack, weights = Stack(model, plan.objective, mode, size), stack_models([model] * 4)
     everything = plan.dataset.gather(torch.arange(60))
     class_weights = plan.objective.class_weights(everything.targets, everything.known, plan.folds.train)
-    keys, rows = torch.zeros(4, dtype=torch.int32), np.tile(np.arange(12), (4, 1))
+    fillers = np.random.default_rng(0).integers(0, 60, (2, 4, 9))
+    rows = [np.concatenate([np.tile(np.arange(12), (4, 1)), filler], axis=1) for filler in fillers]
+    draws = stack.draws(gather(plan, (rows[0], np.ones((4, 21), bool)), plan.scaler))
+    noise = torch.from_numpy(np.stack([draw_noise(draws, k) for k in range(4)]))
 
-    def step(rows: np.ndarray, real: np.ndarray):
+    def step(rows: np.ndarray, real: np.ndarray) -> list[torch.Tensor]:
         batch = gather(plan, (rows, real), plan.scaler)
-        losses, gradients = stack.gradients(weights, batch, keys, class_weights, [True] * 4)
-        return losses, gradients, stack.losses(stack.answers(weights, batch), batch, class_weights)
+        parts = list(stack.gradients(weights, batch, noise, class_weights, [True] * 4))
+        gradients = [torch.cat([part.gradients[name] for part in parts]) for name in weights]
+        answers = stack.answers(weights, batch)
+        return [torch.cat([part.losses for part in parts]), stack.losses(answers, batch, class_weights), *gradients]
 
-    without = step(rows, np.ones((4, 12), bool))
-    noise = np.random.default_rng(0).integers(0, 60, (4, 9))
-    filled = np.concatenate([rows, noise], axis=1)
-    for one, other in zip(without, step(filled, np.arange(21) < np.full((4, 1), 12)), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
-    assert not torch.allclose(without[0], step(filled, np.ones((4, 21), bool))[0])
+    real = np.tile(np.arange(21) < 12, (4, 1))
+    found = [step(rows[0], real), step(rows[1], real)]
+    if dropout == 0.0:  # dropout takes more values for more rows
+        found.append(step(rows[0][:, :12], real[:, :12]))
+    for other in found[1:]:
+        for leaf, same in zip(found[0], other, strict=True):
+            torch.testing.assert_close(leaf, same, rtol=0, atol=1e-12)
+    assert not torch.allclose(found[0][0], step(rows[0], np.ones((4, 21), bool))[0])
 
 
 def test_labels_count_where_they_are_known_in_rows_that_count():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_plans import REGRESSION, TWO_TASKS, make_plan
+from small_plans import OWN, REGRESSION, TWO_TASKS, make_plan
 
 from fusion_lab.contracts import DataError
 from fusion_lab.training import CONTINUE, Decision, cross_validate, state
-from fusion_lab.training.stack import Layout
+from fusion_lab.training.plan import Execution
 
 STOPPING = {**TWO_TASKS, "training.epochs": 5, "training.patience": 1}
 
@@ -36,11 +37,19 @@ def interrupted(plan, path, epoch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "mode", "epochs"),
-    [(TWO_TASKS, "stacked", (1, 2, 3, 4, 5)), (TWO_TASKS, "loop", (2, 4)), (REGRESSION, "stacked", (2, 4))],
+    ("tasks", "mode", "size", "epochs"),
+    [
+        (TWO_TASKS, "stacked", None, (1, 2, 3, 4, 5)),
+        (TWO_TASKS, "stacked", 2, (2, 4)),
+        (TWO_TASKS, "loop", None, (2, 4)),
+        (REGRESSION, "stacked", None, (2, 4)),
+    ],
 )
-def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, tasks, mode, epochs):
-    plan = make_plan({**STOPPING, **tasks, "training.mode": mode})
+@pytest.mark.parametrize("own", [False, True], ids=["settings for all", "settings of their own"])
+def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, tasks, mode, size, epochs, own):
+    """Bit by bit, in single precision."""
+    plan = make_plan({**STOPPING, **tasks, "training.mode": mode, "training.stack_size": size})
+    plan = dataclasses.replace(plan, optimisers=OWN[:4]) if own else plan
     whole = cross_validate(plan)
     assert len({fold.epochs for fold in whole.folds}) > 1, "no fold left the stack: compaction unseen"
     for epoch in epochs:
@@ -56,6 +65,37 @@ def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, tasks, mode,
             assert all(torch.equal(weights, other.weights[name]) for name, weights in one.weights.items())
         for task, scores in whole.predictions.score.items():
             np.testing.assert_array_equal(scores, again.predictions.score[task])
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    plan, path, copy = make_plan(STOPPING), tmp_path / "state.safetensors", tmp_path / "copy.safetensors"
+    interrupted(plan, path, 4)
+    first = state.State.load(path, plan)
+    assert len(first.alive) < 4, "no fold left the stack"
+    first.save(copy, plan.fingerprint)
+    again = state.State.load(copy, plan)
+    names = [name for name, _ in plan.initial_weights(0).named_parameters()]
+    for part in ("weights", "best_weights", "best_scores"):
+        leaves, same = getattr(first, part), getattr(again, part)
+        assert leaves.keys() == same.keys()
+        assert all(torch.equal(leaf, same[name]) for name, leaf in leaves.items())
+    assert sorted(first.weights) == sorted(names)
+    memory, same = first.optimiser.moments(), again.optimiser.moments()
+    assert memory.keys() == same.keys()
+    assert all(torch.equal(leaf, same[name]) for name, leaf in memory.items())
+    for name in ("execution", "epoch", "alive", "watched", "best_epoch", "endings", "histories"):
+        assert getattr(first, name) == getattr(again, name)
+    assert all(len(leaf) == len(first.alive) for leaf in (*first.weights.values(), *memory.values()))
+    assert all(len(leaf) == 4 for leaf in first.best_weights.values())
+
+
+def test_leaves_lie_in_the_order_of_the_model_after_loading(tmp_path):
+    """The norm of a fold's gradient is a sum over leaves: in another order it is rounded otherwise."""
+    plan, path = make_plan(), tmp_path / "state.safetensors"
+    interrupted(plan, path, 2)
+    loaded, fresh = state.State.load(path, plan), state.State.start(plan, Execution("loop", None, "a test"), {})
+    assert list(loaded.weights) == list(fresh.weights)
+    assert list(loaded.optimiser.moments()) == list(fresh.optimiser.moments())
 
 
 def test_many_kills_are_as_good_as_none(tmp_path):
@@ -147,7 +187,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line(tmp_path, block
         name = "state.safetensors" if blocked == "the file is a folder" else "state.part"
         (path.parent / name / "in the way").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    current = state.State.start(make_plan(), Layout(make_plan().initial_weights(0)), {})
+    current = state.State.start(make_plan(), Execution("loop", None, "a test"), {})
     with pytest.raises(DataError, match="expected a checkpoint that can be written, found: ") as error:
         current.save(path, "fingerprint")
     assert str(error.value).startswith(f"{path}: ")

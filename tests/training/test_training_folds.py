@@ -7,14 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_plans import REGRESSION, TWO_TASKS, make_plan, pick
+from small_plans import OWN, REGRESSION, TWO_TASKS, make_plan, pick
 
 from fusion_lab.contracts import DataError
 from fusion_lab.evaluation.folds import objective
 from fusion_lab.objectives import Objective
 from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, cross_validate
+from fusion_lab.training.optimiser import learning_rate
 
 EXACT = torch.float64
+WAYS = [("stacked", None), ("stacked", 2), ("loop", None)]
 
 
 def assert_same_fold(a, b, tolerance: float = 0.0) -> None:
@@ -50,10 +52,10 @@ def test_stacked_equals_the_loop(fusion):
     assert_same(*results, tolerance=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["stacked", "loop"])
+@pytest.mark.parametrize(("mode", "size"), WAYS)
 @pytest.mark.parametrize("chosen", [[3, 1, 0, 2], [2, 0], [1]])
-def test_a_fold_does_not_depend_on_the_folds_beside_it(mode, chosen):
-    settings = {"training.mode": mode, "training.epochs": 3}
+def test_a_fold_does_not_depend_on_the_folds_beside_it(mode, size, chosen):
+    settings = {"training.mode": mode, "training.stack_size": size, "training.epochs": 3}
     every = cross_validate(make_plan(settings, dtype=EXACT))
     some = cross_validate(make_plan(settings, pick(*chosen), dtype=EXACT))
     for fold in some.folds:
@@ -90,9 +92,9 @@ def test_training_leaves_the_global_generator_alone():
     assert torch.equal(torch.rand(4), expected)
 
 
-@pytest.mark.parametrize("mode", ["stacked", "loop"])
-def test_predictions_are_those_of_the_best_weights(mode):
-    plan = make_plan({**TWO_TASKS, "training.mode": mode})
+@pytest.mark.parametrize(("mode", "size"), WAYS)
+def test_predictions_are_those_of_the_best_weights(mode, size):
+    plan = make_plan({**TWO_TASKS, "training.mode": mode, "training.stack_size": size})
     result = cross_validate(plan)
     for fold in result.folds:
         model = plan.initial_weights(fold.fold)
@@ -151,6 +153,13 @@ def test_a_fold_lives_on_the_learning_rate_of_its_history():
     result = cross_validate(make_plan({"optimiser.schedule": "cosine", "optimiser.lr": 0.01}))
     expected = [0.005 * (1 + np.cos(np.pi * e / 5)) for e in range(5)]
     np.testing.assert_allclose([row["lr"] for row in result.folds[0].history], expected)
+
+
+def test_a_fold_with_settings_of_its_own_lives_on_its_own_learning_rate():
+    result = cross_validate(dataclasses.replace(make_plan(), optimisers=OWN[:4]))
+    for fold, config in zip(result.folds, OWN, strict=False):
+        expected = [learning_rate(config, epoch, 5) for epoch in range(5)]
+        assert [row["lr"] for row in fold.history] == expected[: fold.epochs]
 
 
 def test_test_rows_never_influence_their_fold():

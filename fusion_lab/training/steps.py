@@ -1,0 +1,81 @@
+"""Training steps of the folds that are still running."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion_lab.blocks.randomness import draw_noise, generator
+from fusion_lab.contracts import Batch
+from fusion_lab.training.augmentation import drop_modalities
+from fusion_lab.training.batches import Padded, draw, gather
+from fusion_lab.training.leaves import Leaves, take
+from fusion_lab.training.optimiser import StackedAdamW, learning_rate
+from fusion_lab.training.plan import Plan
+from fusion_lab.training.stack import Stack
+from fusion_lab.training.targets import TargetScale
+
+
+class Steps:
+    """What the steps of a plan need beside weights, for the folds that :meth:`select` names; at first all of them.
+
+    ``class_weights`` are leaves ``[A,C]``, ``scale`` and ``scaler`` the statistics of the A running folds.
+    """
+
+    def __init__(self, plan: Plan, everything: Batch) -> None:
+        self.plan = plan
+        tasks, rows = plan.dataset.spec.tasks, plan.folds.train
+        of_task = plan.objective.class_weights(everything.targets, everything.known, rows)
+        self._class_weights = {task: weights.to(plan.device, plan.dtype) for task, weights in of_task.items()}
+        self.of_all = TargetScale.fit(tasks, everything, rows).to(plan.device)
+        self._draws: int | None = None  # of a step in each fold; all steps have rows of one number
+        self.select(list(range(len(plan.folds))))
+
+    def select(self, alive: list[int]) -> None:
+        """Goes on with these folds."""
+        self.alive = alive
+        everyone = len(alive) == len(self.plan.folds)
+        self.scaler = self.plan.scaler if everyone else self.plan.scaler.take(alive)
+        self.scale = self.of_all.take(alive)
+        self.class_weights = take(self._class_weights, alive)
+
+    def rates(self, epoch: int) -> list[float]:
+        """The learning rate of every running fold."""
+        plan = self.plan
+        return [learning_rate(plan.optimisers[k], epoch, plan.training.epochs) for k in self.alive]
+
+    def run(
+        self, stack: Stack, weights: Leaves, optimiser: StackedAdamW, epoch: int, most: int | None = None
+    ) -> Tensor:
+        """One pass of every running fold over its training rows, or the first ``most`` steps of it; mean loss of each
+        fold ``[A]``.
+        """
+        rates = self.rates(epoch)
+        total, count = torch.zeros(len(self.alive)), torch.zeros(len(self.alive))
+        for step, rows in enumerate(islice(draw(self.plan, self.alive, epoch), most)):
+            batch, noise = self._input(stack, rows, epoch * 1_000_000 + step)
+            active = [bool(fold.any()) for fold in rows[1]]
+            counted = torch.from_numpy(rows[1].sum(axis=1)).float()
+            for part in stack.gradients(weights, batch, noise, self.class_weights, active):
+                optimiser.step(part.folds, part.gradients, active, rates)
+                total[part.folds] += part.losses.float().cpu() * counted[part.folds]
+            count += counted
+        return total / count
+
+    def batch(self, rows: Padded) -> Batch:
+        """Scaled rows ``[A,B]``, regression targets in the unit of the loss."""
+        return self.scale.standardise(gather(self.plan, rows, self.scaler))
+
+    def _input(self, stack: Stack, rows: Padded, place: int) -> tuple[Batch, Tensor]:
+        """Augmented rows ``[A,B]`` and the noise of each fold's step, by the fold's name and its place in training."""
+        plan = self.plan
+        names = [plan.folds.names[k] for k in self.alive]
+        draws = (generator(plan.seed, plan.trial, "augment", name, place) for name in names)
+        batch = drop_modalities(self.batch(rows), plan.augmentation.modality_dropout, draws)
+        if self._draws is None:
+            self._draws = stack.draws(batch)
+        noise = np.stack([draw_noise(self._draws, plan.seed, plan.trial, "dropout", name, place) for name in names])
+        return batch, torch.from_numpy(noise).to(plan.device)

@@ -1,0 +1,173 @@
+"""From what contenders took to ratios, a verdict, a table and a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
+from math import isnan, nan
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from settings import OURS
+
+Folds = list[dict[str, Any]]
+Taken = dict[str, dict[str, Any]]
+
+GATE = 4.0
+"""How many times the CPU time of the stacked folds every opponent is to take, in the median over rounds."""
+
+TOLERANCES = {"float32": {"train_loss": 1e-4, "val_loss": 1e-4}, "float64": {"train_loss": 1e-6, "val_loss": 1e-9}}
+"""Of the loss curves without dropout. Float32: thirty times what was measured (3e-6 after two epochs; it grows with
+every step, since Adam divides by gradients that rounding dominates). Float64 shows that it is rounding: below 1e-12
+was measured; training losses are averaged in float32 by some contenders."""
+
+PACKAGES = ("torch", "lightning", "skorch", "scikit-learn", "numpy")
+
+
+def differences(answers: dict[str, Folds]) -> dict[str, Any]:
+    """The largest difference between any two contenders over all folds and epochs, and of the best epochs' scores."""
+    return {
+        **{name: _largest(answers, name) for name in ("train_loss", "val_loss", "val_auroc")},
+        **{name: _largest(answers, "best", name) for name in ("test_auroc", "test_ap")},
+    }
+
+
+def _largest(answers: dict[str, Folds], *path: str) -> float:
+    of_contender = [_flat(folds, *path) for folds in answers.values()]
+    assert len({len(values) for values in of_contender}) == 1, "contenders trained different numbers of epochs"
+    pairs = ((a, b) for one, other in combinations(of_contender, 2) for a, b in zip(one, other, strict=True))
+    found = [abs(a - b) for a, b in pairs]
+    return nan if any(map(isnan, found)) else max(found)
+
+
+def _flat(folds: Folds, name: str, *rest: str) -> list[float]:
+    leaves = [fold[name][rest[0]] if rest else fold[name] for fold in folds]
+    return [value for leaf in leaves for value in (leaf if isinstance(leaf, list) else [leaf])]
+
+
+def too_different(equality: dict[str, dict[str, float]]) -> list[str]:
+    """What lies above its tolerance, a sentence each; not a number does, too."""
+    return [
+        f"{precision} {name} differs by {found[name]:.1e}, expected at most {most:.0e}"
+        for precision, found in equality.items()
+        for name, most in TOLERANCES[precision].items()
+        if not found[name] <= most
+    ]
+
+
+def ratios(taken: Taken) -> dict[str, dict[str, Any]]:
+    """``{ours: {opponent: {"cpu": {"min", "median", "max"}, "wall": ..., "cold_cpu", "cold_wall"}}}``: opponent's time
+    over ours, round by round.
+    """
+    return {
+        mine: {name: _ratio(taken[mine], other) for name, other in taken.items() if name not in OURS}
+        for mine in OURS
+        if mine in taken
+    }
+
+
+def _ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in ("cpu", "wall"):
+        of_round = [b[kind] / a[kind] for a, b in zip(mine["rounds"], other["rounds"], strict=True)]
+        found[kind] = {"min": min(of_round), "median": median(of_round), "max": max(of_round)}
+        found[f"cold_{kind}"] = other["cold"][kind] / mine["cold"][kind]
+    return found
+
+
+def verdict(by_width: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whether the stacked folds are :data:`GATE` times as fast as every opponent at every width."""
+    found = [
+        {"d_model": int(width), "opponent": name, "ratio": of["cpu"]["median"], "passed": of["cpu"]["median"] >= GATE}
+        for width, part in by_width.items()
+        for name, of in part["ratios"].get("stacked", {}).items()
+    ]
+    return {"times": GATE, "passed": all(one["passed"] for one in found) if found else None, "verdicts": found}
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what this is measured."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu(),
+        "cores": usable,
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write(file: Path, results: dict[str, Any]) -> None:
+    """One JSON file, whole or not at all."""
+    half = file.with_name(f"{file.name}.part")
+    half.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(half, file)
+
+
+def equality_line(precision: str, found: dict[str, float]) -> str:
+    """The largest differences in one line, each loss with its tolerance."""
+    most = TOLERANCES[precision]
+    losses = ", ".join(f"{name.replace('_', ' ')} {found[name]:.1e} (at most {most[name]:.0e})" for name in most)
+    return f"{precision}: largest difference in {losses}; validation AUROC {found['val_auroc']:.1e}"
+
+
+def table(width: str, part: dict[str, Any]) -> list[str]:
+    """The contenders of one width, a line each: seconds, memory and ratios with their range."""
+    taken, found = part["contenders"], part["ratios"]
+    head = f"{'':10} {'start':>6} {'cold':>7} {'CPU s':>7} {'wall s':>7} {'MB':>5}"
+    heads = [f"{'CPU / ' + mine:>20} {'wall / ' + mine:>20}" for mine in found]
+    lines = [f"d_model {width}: {part['parameters']:,} parameters", "  ".join([head, *heads])]
+    for name, of in taken.items():
+        cpu, wall = (median(one[kind] for one in of["rounds"]) for kind in ("cpu", "wall"))
+        own = (
+            f"{name:10} {of['start']['cpu']:6.1f} {of['cold']['cpu']:7.1f} {cpu:7.1f} {wall:7.1f} {of['peak_mb']:5.0f}"
+        )
+        against = [
+            f"{_range(of_mine[name], 'cpu')} {_range(of_mine[name], 'wall')}"
+            for of_mine in found.values()
+            if name in of_mine
+        ]
+        lines.append("  ".join([own, *against]))
+    return lines
+
+
+def _range(ratio: dict[str, Any], kind: str) -> str:
+    low, middle, high = (ratio[kind][name] for name in ("min", "median", "max"))
+    return f"{f'{middle:.2f} ({low:.2f}-{high:.2f})':>20}"
+
+
+def verdict_lines(gate: dict[str, Any]) -> list[str]:
+    """The gate, a line per opponent and width."""
+    if gate["passed"] is None:
+        return ["gate: not judged without stacked and an opponent"]
+    told = {True: "passed", False: "missed"}
+    lines = [
+        f"  d_model {one['d_model']}, {one['opponent']}: {one['ratio']:.2f} times, {told[one['passed']]}"
+        for one in gate["verdicts"]
+    ]
+    expected = f"every opponent's CPU time at least {gate['times']:g} times that of the stacked folds"
+    return [f"gate, {expected}: {told[gate['passed']]}", *lines]

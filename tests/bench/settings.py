@@ -1,0 +1,52 @@
+"""What every contender is told to train. Nothing here needs PyTorch: the program that waits for them stays small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OURS = ("stacked", "loop")
+CONTENDERS = {
+    "stacked": "ours",
+    "loop": "ours",
+    "plain": "plain",
+    "lightning": "lightning_loop",
+    "skorch": "skorch_loop",
+}
+"""Each contender's module."""
+
+PACKAGES = {"lightning": "lightning", "skorch": "skorch"}
+"""What a contender needs beside this project and its own requirements."""
+
+PARAMETERS = {64: 316_033, 32: 83_265}
+"""The model's published size by its width."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One cross-validation. ``double``: in float64, to show that what differs in float32 is rounding."""
+
+    d_model: int = 64
+    epochs: int = 2
+    rows: int = 1875
+    folds: int = 9
+    dropout: float = 0.1
+    double: bool = False
+    batch_size: int = 32
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    patience: int = 100  # kept count of, never reached: all do equal work
+
+    @property
+    def nhead(self) -> int:
+        return self.d_model // 16
+
+
+@dataclass(frozen=True)
+class FoldAnswer:
+    """One fold's curves, a number per epoch, and its scores at the best one: ``{"val_auroc": ..., "test_ap": ...}``."""
+
+    train_loss: list[float]
+    val_loss: list[float]
+    val_auroc: list[float]
+    best: dict[str, float]
