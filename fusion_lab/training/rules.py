@@ -160,6 +160,11 @@ def _sentence(call: Call) -> str:
 Numbers = dict[str, Tensor]
 
 
+def _copied(tree: Any, dtype: torch.dtype) -> Any:
+    """Copies of all tensors, the floating-point ones of ``dtype``."""
+    return pytree.tree_map(lambda leaf: leaf.clone().to(dtype if leaf.is_floating_point() else leaf.dtype), tree)
+
+
 class _Inputs(NamedTuple):
     weights: Leaves
     batch: Batch
@@ -167,8 +172,7 @@ class _Inputs(NamedTuple):
     class_weights: Leaves
 
     def to(self, dtype: torch.dtype) -> _Inputs:
-        """Copies, the floating-point ones of ``dtype``."""
-        return pytree.tree_map(lambda leaf: leaf.clone().to(dtype if leaf.is_floating_point() else leaf.dtype), self)
+        return _copied(self, dtype)
 
     def fold(self, k: int) -> _Inputs:
         return pytree.tree_map(lambda leaf: leaf[k], self)
@@ -180,7 +184,7 @@ class _Folds:
     def __init__(self, model: Model, objective: Objective, batch: Batch, class_weights: Leaves) -> None:
         self.model, self.objective = model, objective
         self.precision = next(model.parameters()).dtype
-        folds, draws = len(batch.weight), self._stack("loop", self.precision).draws(pytree.tree_map(torch.clone, batch))
+        folds, draws = len(batch.weight), self._stack("loop", self.precision).draws(_copied(batch, self.precision))
         _seed_generators()
         weights = {name: _nearby(name, p, folds) for name, p in model.named_parameters()}
         noise = torch.from_numpy(np.stack([draw_noise(draws, "rules", k) for k in range(folds)]))
@@ -220,7 +224,7 @@ class _Folds:
         return f"forward: fails in float64, in which stacked folds are compared with the loop ({error})"
 
     def _stacked(self, dtype: torch.dtype) -> tuple[Call | None, list[Numbers]]:
-        """What PyTorch has against the stacked folds, and their numbers: in float64 of two steps, as one may spoil the next."""
+        """What PyTorch has against stacked folds, and their numbers (in float64 two steps: one may spoil the next)."""
         heard, numbers = None, []
         # The witness comes second: where one looks, some modules of PyTorch take a slower way than they would.
         for witness in (None, Witness()):
@@ -277,7 +281,8 @@ class _Folds:
             alone, together = (self._stack("loop", torch.float64).model for _ in range(2))
             one_by_one = [self._trace(alone, inputs.fold(k), training, Tracer()) for k in range(len(inputs.noise))]
             at_once = vmap(lambda *parts: self._trace(together, _Inputs(*parts), training, Tracer()))(*inputs)
-            return _first_index(torch.stack(one_by_one), at_once)
+            shortest = min(map(len, one_by_one))  # a state can make a later fold go another way
+            return _first_index(torch.stack([trace[:shortest] for trace in one_by_one]), at_once)
 
         call = self._locate(first) or "forward"
         return f"{call}: the first whose values are others for stacked folds than in the loop ({what}{_hint(left)})"
@@ -335,10 +340,12 @@ def _first_apart(one: Numbers, other: Numbers, close: float) -> str | None:
 
 
 def _first_index(one: Tensor, other: Tensor) -> int | None:
-    """Place in the last axis where two traces part, ``[n]`` or ``[K,n]``."""
+    """Place in the last axis where two traces part, ``[n]`` or ``[K,n]``: the end of the shorter one at the latest."""
     n = min(one.shape[-1], other.shape[-1])
     apart = ~_near(one[..., :n], other[..., :n], _CLOSE).reshape(-1, n).all(0)
-    return int(apart.int().argmax()) if apart.any() else None
+    if apart.any():
+        return int(apart.int().argmax())
+    return n if one.shape[-1] != other.shape[-1] else None
 
 
 def _near(one: Tensor, other: Tensor, close: float) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
@@ -16,6 +16,7 @@ from fusion_lab.contracts import Batch, Output
 from fusion_lab.objectives import Objective
 from fusion_lab.training.leaves import Leaves
 from fusion_lab.training.plan import Mode
+from fusion_lab.training.recurrent import teach_recurrent_layers
 from fusion_lab.zoo import Model
 
 
@@ -42,6 +43,8 @@ class Stack:
         self.objective = objective
         self.mode = mode
         self.size = 1 if mode == "loop" else size
+        if mode == "stacked":
+            teach_recurrent_layers()
         names = {id(parameter): name for name, parameter in model.named_parameters()}  # one name of a shared one
         self._places = [
             (cast(dict[str, Tensor], module._parameters), attribute, names[id(parameter)])
@@ -49,6 +52,7 @@ class Stack:
             for attribute, parameter in module._parameters.items()
             if parameter is not None
         ]
+        self._recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
 
     def parts(self, folds: int) -> list[slice]:
         """The folds that share a step, as even as they can be."""
@@ -129,6 +133,8 @@ class Stack:
         finally:
             for (held, attribute, _), parameter in zip(self._places, own, strict=True):
                 held[attribute] = parameter
+            for layer in self._recurrent:
+                layer._init_flat_weights()  # its list of weights, made anew in forward, is not left behind
 
 
 def _part(tree, folds: slice | int):

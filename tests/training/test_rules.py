@@ -367,6 +367,18 @@ def test_a_memory_that_outlives_a_forward_is_refused():
     assert sentence.startswith("torch.add in `inner` (Inner), test_rules.py:")
 
 
+def test_a_value_that_the_first_fold_leaves_to_the_others_is_found_by_the_numbers():
+    def caching(module: nn.Module, x: Tensor) -> Tensor:
+        if module.cache is None:
+            module.cache = x.detach().mean()
+        return x + module.cache
+
+    sentence = rule(toy(caching, cache=None))
+    assert sentence is not None
+    assert " in `inner` (Inner), test_rules.py:" in sentence
+    assert "of fold 1 by" in sentence and "`inner.cache`" in sentence
+
+
 def test_a_model_that_writes_into_its_batch_is_refused():
     class Writing(Toy):
         Config = Config
@@ -501,13 +513,13 @@ def test_what_keeps_the_rules_is_not_refused(name):
     assert rule(KEPT[name]) is None
 
 
-@pytest.mark.parametrize("layer", [nn.GRU, nn.RNN])
-def test_recurrent_layers_are_refused_as_they_are_one_operation_without_a_rule(layer):
-    model = toy(lambda m, x: m.layer(x)[0], layer=layer(WIDTH, WIDTH, batch_first=True))
-    broken = rule(model)
-    assert broken is not None
-    assert f"torch.nn.{layer.__name__}" in broken or f"aten::{layer.__name__.lower()}" in broken, broken
-    assert trains_in_the_loop(model)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("layer", "options"), [(nn.GRU, {}), (nn.RNN, {}), (nn.RNN, {"nonlinearity": "relu"})])
+def test_gru_and_rnn_layers_keep_the_rules(layer, options, bidirectional):
+    inner = layer(
+        WIDTH, WIDTH // 2 if bidirectional else WIDTH, 2, batch_first=True, bidirectional=bidirectional, **options
+    )
+    assert rule(toy(lambda m, x: m.layer(x)[0], layer=inner)) is None
 
 
 def test_a_models_own_mistake_is_raised():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from small_plans import OWN, REGRESSION, TWO_TASKS, make_plan, pick
 from fusion_lab.contracts import DataError
 from fusion_lab.evaluation.folds import objective
 from fusion_lab.objectives import Objective
-from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, cross_validate
+from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, cross_validate, steps
 from fusion_lab.training.optimiser import learning_rate
+from fusion_lab.training.stack import Stack
 
 EXACT = torch.float64
 WAYS = [("stacked", None), ("stacked", 2), ("loop", None)]
@@ -82,6 +84,39 @@ def test_the_same_plan_gives_the_same_bits_and_another_trial_or_seed_does_not():
     for change in ({"trial": 1}, {"seed": 1}):
         other = cross_validate(dataclasses.replace(plan, **change))
         assert other.folds[0].history[0]["train/loss"] != first.folds[0].history[0]["train/loss"]
+
+
+def drawn(plan, monkeypatch) -> tuple[list[bytes], list[bytes]]:
+    """What every step of every fold is given for dropout, and the generators for modality dropout, in order."""
+    noises, generators = [], []
+    gradients, drop = Stack.gradients, steps.drop_modalities
+
+    def spy_on_noise(stack, weights, batch, noise, *rest):
+        noises.extend(own.numpy().tobytes() for own in noise)
+        return gradients(stack, weights, batch, noise, *rest)
+
+    def spy_on_generators(batch, p, given):
+        kept = list(given)
+        generators.extend(pickle.dumps(own.bit_generator.state) for own in kept)
+        return drop(batch, p, kept)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "gradients", spy_on_noise)
+        patch.setattr(steps, "drop_modalities", spy_on_generators)
+        cross_validate(plan)
+    return noises, generators
+
+
+def test_every_step_of_every_fold_has_random_numbers_of_its_own(monkeypatch):
+    """Of its seed, trial, fold, epoch and step; the fold goes by its name."""
+    plan = make_plan({"training.epochs": 2})
+    first = drawn(plan, monkeypatch)
+    others = [drawn(dataclasses.replace(plan, **change), monkeypatch) for change in ({"trial": 1}, {"seed": 1})]
+    for kind, numbers in enumerate(first):
+        everything = [*numbers, *(n for other in others for n in other[kind])]
+        assert len(set(everything)) == len(everything) == 3 * 4 * 2 * 2, "folds, epochs, steps"
+    for kind, numbers in enumerate(drawn(make_plan({"training.epochs": 2}, pick(3, 1)), monkeypatch)):
+        assert numbers == [first[kind][4 * step + k] for step in range(4) for k in (3, 1)]
 
 
 def test_training_leaves_the_global_generator_alone():
