@@ -92,8 +92,8 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
-        dropped = round(self.p * LEVELS)
+        dropped = min(round(self.p * LEVELS), LEVELS - 1)
         if noise is None or dropped == 0:
             return x
         keep = noise.take(x.shape) >= dropped - LEVELS // 2
-        return x * (keep * (LEVELS / (LEVELS - dropped)))
+        return x * keep.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))

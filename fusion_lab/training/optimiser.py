@@ -77,7 +77,7 @@ class StackedAdamW:
         """
         assert all(leaf.is_contiguous() for leaf in gradients.values())
         self._clip(folds, gradients)
-        own = zip(*(leaf.unbind() for leaf in gradients.values()), strict=True)
+        own = zip(*(gradients[name].unbind() for name in self._weights), strict=True)
         for k, gradient in zip(range(folds.start, folds.stop), own, strict=True):
             if not active[k]:
                 continue
@@ -112,8 +112,10 @@ class StackedAdamW:
 
     def restore(self, moments: Leaves) -> None:
         """Takes up the memory that :meth:`moments` gave."""
-        average, squares = ({name: moments[f"{part}/{name}"] for name in self._weights} for part in (AVERAGE, SQUARES))
-        self._take_up(self._weights, self._configs, average, squares, moments["steps"])
+        average, squares = (
+            {name: moments[f"{part}/{name}"].clone() for name in self._weights} for part in (AVERAGE, SQUARES)
+        )
+        self._take_up(self._weights, self._configs, average, squares, moments["steps"].clone())
 
     def _take_up(
         self, weights: Leaves, configs: tuple[OptimiserConfig, ...], average: Leaves, squares: Leaves, steps: Tensor
@@ -126,13 +128,13 @@ class StackedAdamW:
         self._rows = [tuple(list(row) for row in fold) for fold in zip(*rows, strict=True)]
 
     def _clip(self, folds: slice, gradients: Leaves) -> None:
-        """Scales each fold's whole gradient down to its bound."""
+        """Scales each fold's whole gradient down to its bound, where it has one."""
         bounds = [config.clip or math.inf for config in self._configs[folds]]
         if all(map(math.isinf, bounds)):
             return
-        norms = torch.stack([torch.linalg.vector_norm(leaf.flatten(1), dim=1) for leaf in gradients.values()]).norm(
-            dim=0
-        )
-        shares = (torch.tensor(bounds, dtype=norms.dtype, device=norms.device) / (norms + 1e-6)).clamp(max=1.0)
+        flat = (leaf.reshape(len(leaf), -1) for leaf in gradients.values())
+        norms = torch.stack([torch.linalg.vector_norm(leaf, dim=1) for leaf in flat]).norm(dim=0)
+        bound = torch.tensor(bounds, dtype=norms.dtype, device=norms.device)
+        shares = torch.where(bound.isinf(), 1.0, bound / (norms + 1e-6)).clamp(max=1.0)
         for leaf in gradients.values():
             leaf.mul_(shares.reshape(-1, *(1,) * (leaf.ndim - 1)))

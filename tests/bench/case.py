@@ -47,17 +47,17 @@ class Case:
     def dtype(self) -> torch.dtype:
         return torch.float64 if self.settings.double else torch.float32
 
-    def columns(self, fold: Fold, rows: Tensor) -> dict[str, Tensor]:
+    def columns(self, fold: Fold, rows: Tensor) -> Row:
         """Rows as the model takes them, standardised by the fold's statistics, missing cells at the mean; and labels
-        beside them.
+        beside them. Three tensors a row: one per modality and mask, eleven in all, take twice as long to collate.
         """
-        columns: dict[str, Tensor] = {}
+        features: list[Tensor] = []
         for name in WIDTHS:
             real = self.observed[name][rows] & self.valid[name][rows].unsqueeze(-1)
             scaled = (self.inputs[name][rows] - fold.shift[name]) / fold.scale[name]
-            columns[f"{name}_features"] = torch.where(real, scaled.clamp(-CLIP, CLIP), 0.0).to(self.dtype)
-            columns[f"{name}_mask"] = self.valid[name][rows]
-        return {**columns, "label": self.labels[rows].to(self.dtype)}
+            features.append(torch.where(real, scaled.clamp(-CLIP, CLIP), 0.0).to(self.dtype))
+        masks = torch.stack([self.valid[name][rows] for name in WIDTHS], dim=-1)
+        return {"features": torch.cat(features, dim=-1), "masks": masks, "label": self.labels[rows].to(self.dtype)}
 
     def rows(self, fold: Fold) -> tuple[Rows, Rows, Rows]:
         """Training, validation and test rows."""
@@ -78,9 +78,9 @@ def load(file: Path, settings: Settings) -> Case:
 
 
 class Rows(Dataset[Row]):
-    """Rows as dicts, one tensor per modality and mask."""
+    """Rows as dicts of tensors."""
 
-    def __init__(self, columns: dict[str, Tensor]) -> None:
+    def __init__(self, columns: Row) -> None:
         self.columns = columns
 
     def __len__(self) -> int:

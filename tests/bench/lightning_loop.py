@@ -20,7 +20,7 @@ __all__ = ["cross_validate", "load"]
 EVALUATION_BATCH = 256  # without gradients a larger batch is quicker
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # else a line per fold on the devices there are
-warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # workers cost more than they fetch here
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # every contender is one process
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")  # between PyTorch and Lightning
 
 
@@ -43,7 +43,8 @@ def _train(case: Case, fold: Fold) -> FoldAnswer:
         max_epochs=settings.epochs,
         gradient_clip_val=settings.clip,
         callbacks=[EarlyStopping("val_auroc", mode="max", patience=settings.patience), best],
-        # Everything that can be left out is; barebones goes no further, and forbids the callbacks and self.log.
+        # Everything that can be left out is. Not barebones, which is discouraged for training and takes away self.log,
+        # by which early stopping knows what it watches.
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -99,8 +100,7 @@ class Relapse(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=s.lr, weight_decay=s.weight_decay, fused=True)
 
     def _forward(self, batch: Row) -> tuple[Tensor, Tensor]:
-        inputs = {name: column for name, column in batch.items() if name != "label"}
-        return batch["label"], self.model(**inputs)
+        return batch["label"], self.model(batch["features"], batch["masks"])
 
 
 class BestWeights(Callback):

@@ -26,7 +26,7 @@ class ModalityEncoder(nn.Module):
 
 
 class RelapseTransformer(nn.Module):
-    """Logits ``[B]`` from ``<modality>_features`` float ``[B,T,F]`` and ``<modality>_mask`` bool ``[B,T]``, True =
+    """Logits ``[B]`` from all modalities' features side by side, float ``[B,T,F]``, and masks bool ``[B,T,M]``, True =
     real.
     """
 
@@ -37,10 +37,12 @@ class RelapseTransformer(nn.Module):
         self.fusion = transformer(width, heads, dropout)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 1))
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        masks = {name: inputs[f"{name}_mask"] for name in WIDTHS}
-        tokens = [encoder(inputs[f"{name}_features"], masks[name]) for name, encoder in self.encoders.items()]
-        present = torch.stack([mask.any(dim=1) for mask in masks.values()], dim=1)
+    def forward(self, features: Tensor, masks: Tensor) -> Tensor:
+        parts = zip(
+            self.encoders.values(), features.split(list(WIDTHS.values()), dim=-1), masks.unbind(-1), strict=True
+        )
+        tokens = [encoder(x, valid) for encoder, x, valid in parts]
+        present = masks.any(dim=1)
         # Attention over nothing is NaN: where every modality is missing all are let in, and none counts in the mean.
         seen = present | ~present.any(dim=1, keepdim=True)
         fused = self.fusion(torch.stack(tokens, dim=1) + self.kind, src_key_padding_mask=~seen)

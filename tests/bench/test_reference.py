@@ -38,6 +38,12 @@ def batch_of(masks: dict[str, Tensor]) -> Batch:
     return Batch(inputs, masks, observed, dict.fromkeys(WIDTHS, ones), {}, {}, ones)
 
 
+def side_by_side(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The batch as the reference takes it."""
+    features = torch.cat([batch.inputs[name] for name in WIDTHS], dim=-1)
+    return features, torch.stack([batch.valid[name] for name in WIDTHS], dim=-1)
+
+
 def masks(pattern: str) -> dict[str, Tensor]:
     noise = torch.Generator().manual_seed(3)
     full = {name: torch.ones(ROWS, 7, dtype=torch.bool) for name in WIDTHS}
@@ -58,9 +64,7 @@ def test_outputs_and_gradients_are_those_of_the_reference(width, pattern):
     """
     ours, reference = models(width)
     batch = batch_of(masks(pattern))
-    inputs = {f"{name}_features": x for name, x in batch.inputs.items()}
-    inputs |= {f"{name}_mask": valid for name, valid in batch.valid.items()}
-    answers = ours(batch).heads["outcome"], reference(**inputs)
+    answers = ours(batch).heads["outcome"], reference(*side_by_side(batch))
     torch.testing.assert_close(*answers, rtol=0, atol=1e-9)
     for answer in answers:
         torch.nn.functional.softplus(answer).sum().backward()
@@ -76,11 +80,9 @@ def test_the_reference_in_evaluation_answers_as_in_training(width):
     """PyTorch takes another way through its encoder layers there."""
     _, reference = models(width)
     batch = batch_of({**masks("steps"), "hr": torch.zeros(ROWS, 7, dtype=torch.bool)})
-    inputs = {f"{name}_features": x for name, x in batch.inputs.items()}
-    inputs |= {f"{name}_mask": valid for name, valid in batch.valid.items()}
-    trained = reference.train()(**inputs)
+    trained = reference.train()(*side_by_side(batch))
     with torch.no_grad():
-        torch.testing.assert_close(reference.eval()(**inputs), trained, rtol=0, atol=1e-9)
+        torch.testing.assert_close(reference.eval()(*side_by_side(batch)), trained, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("width", "published"), PARAMETERS.items())

@@ -113,6 +113,10 @@ def test_trials_and_baselines_stand_under_the_study(finished):
         assert run.data.tags["mlflow.parentRunId"] == finished.parent.info.run_id
         assert run.data.tags["fusion_lab.study"] == study.name
         assert run.info.experiment_id == finished.parent.info.experiment_id
+    told = finished.parent.data.tags["fusion_lab.execution"]
+    assert told.endswith(" ms in the loop)") and {run.data.tags["fusion_lab.execution"] for run in finished.trials} == {
+        told
+    }
 
 
 def test_the_mlflow_experiment_has_our_name(finished):

@@ -16,6 +16,7 @@ from fusion_lab.contracts import ConfigError, UserError
 from fusion_lab.experiment import Materials, read_experiment
 from fusion_lab.search.study import Clock, read_study
 from fusion_lab.training import CONTINUE, cross_validate
+from fusion_lab.training.plan import Execution
 
 
 def values(study) -> list[tuple]:
@@ -33,6 +34,36 @@ def test_a_suggestion_depends_on_the_trials_before_it_and_not_on_the_process(tmp
     assert pieces == once
     assert len({dump_yaml(tree) for tree in once}) == 10
     assert [tree["trial"] for tree in once] == list(range(10))
+
+
+def never() -> Execution:
+    raise AssertionError("it was timed again")
+
+
+def test_how_folds_are_computed_is_settled_once_and_written_into_every_configuration(tmp_path):
+    auto = {"training.mode": "auto"}
+    chosen = Execution("stacked", 2, "1.0 ms for a step of one fold when stacked, 2.0 ms in the loop")
+    study = open_study(tmp_path, experiment=auto)
+    with study.locked():
+        assert study.settle(lambda: chosen) == chosen
+    again = open_study(tmp_path, experiment=auto)
+    with again.locked():
+        assert again.settle(never) == chosen
+    suggestion = again.ask()
+    again.tell(suggestion, 0.5)
+    for experiment in (suggestion.experiment, again.experiment_of(again.ended()[0])):
+        assert (experiment.training.mode, experiment.training.stack_size) == ("stacked", 2)
+    assert again.name == study.name
+    assert "execution.json" in os.listdir(again.folder)
+    assert not list(again.folder.glob("*.part"))
+
+
+def test_what_is_asked_for_outlives_what_was_settled(tmp_path):
+    study, asked = open_study(tmp_path, experiment={"training.mode": "loop"}), Execution("loop", None, "asked for")
+    with study.locked():
+        study.settle(lambda: Execution("stacked", None, "an older command"))
+        assert study.settle(lambda: asked) == asked
+    assert study.ask().experiment.training.mode == "loop"
 
 
 def test_another_seed_searches_elsewhere(tmp_path):

@@ -270,25 +270,50 @@ def objective(output: Output, batch: Batch, class_weights: Leaves) -> Tensor:
     return output.heads["y"].square().mean()
 
 
-@pytest.mark.parametrize("make", PARTS)
-@pytest.mark.parametrize(("mode", "size"), [("loop", None), ("stacked", None), ("stacked", 2)])
-def test_any_module_can_be_stacked(make, mode, size):
-    models = [Plain(make()).double() for _ in range(3)]
+def small_stack(make, mode: Mode, size: int | None) -> tuple[list[Model], Batch, list[Part], Tensor]:
+    """Three models on rows of their own, what a step gives and what they answer."""
+    models: list[Model] = [Plain(make()).double() for _ in range(3)]
     stack, weights = Stack(models[0], objective, mode, size), stack_models(models)
     batch = Batch({"x": torch.randn(3, 5, 3, dtype=torch.float64)}, {}, {}, {}, {}, {}, torch.ones(3, 5))
-    nothing = torch.zeros(3, 0, dtype=torch.int16)
-    parts = list(stack.gradients(weights, batch, nothing, {}, [True] * 3))
-    answers = stack.answers(weights, batch).heads["y"]
+    parts = list(stack.gradients(weights, batch, torch.zeros(3, 0, dtype=torch.int16), {}, [True] * 3))
+    return models, batch, parts, stack.answers(weights, batch).heads["y"]
+
+
+def assert_as_each_model_alone(models: list[Model], batch: Batch, parts: list[Part], answers: Tensor) -> None:
     for k, model in enumerate(models):
         output = model(batch._replace(inputs={"x": batch.inputs["x"][k]}))
         torch.testing.assert_close(answers[k], output.heads["y"].detach(), rtol=0, atol=1e-12)
-        named = dict(model.named_parameters())
-        expected = torch.autograd.grad(
-            objective(output, batch, {}), list(named.values()), allow_unused=True, materialize_grads=True
-        )
+        names, leaves = zip(*model.named_parameters(), strict=True)
+        loss = objective(output, batch, {})
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         (part,) = (part for part in parts if k in range(3)[part.folds])
-        for name, gradient in zip(named, expected, strict=True):
-            torch.testing.assert_close(part.gradients[name][k - part.folds.start], gradient, rtol=0, atol=1e-12)
+        place = k - part.folds.start
+        torch.testing.assert_close(part.losses[place], loss.detach(), rtol=0, atol=1e-12)
+        for name, gradient in zip(names, gradients, strict=True):
+            torch.testing.assert_close(part.gradients[name][place], gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", PARTS)
+@pytest.mark.parametrize(("mode", "size"), [("loop", None), ("stacked", None), ("stacked", 2)])
+def test_any_module_can_be_stacked(make, mode, size):
+    assert_as_each_model_alone(*small_stack(make, mode, size))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.linear(x)
+        return made if made.sum() > 0 else 2 * made
+
+
+def test_the_loop_runs_what_cannot_be_stacked():
+    assert_as_each_model_alone(*small_stack(Branching, "loop", None))
+    for size in (None, 1):
+        with pytest.raises(RuntimeError, match="data-dependent"):
+            small_stack(Branching, "stacked", size)
 
 
 @pytest.mark.parametrize(("mode", "size"), WAYS)
