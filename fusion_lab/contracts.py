@@ -46,23 +46,39 @@ class Feature:
     """One column of a modality as the models receive it, after encoding.
 
     A categorical source column becomes one ``category`` feature per category of its vocabulary, side by side, the last
-    of them :data:`UNKNOWN`; an ``indicator`` is 1 where its source column's cell is missing.
+    of them :data:`UNKNOWN`; an ``indicator`` is 1 where its source column's cell is missing. The words of a ``binary``
+    column are ``category``, coded 1, and ``other``, coded 0; where both are ``None`` its cells are 0 and 1 themselves.
+    ``gaps``: whether cells of the source column were missing in the data that the spec was made from.
     """
 
     name: str
     kind: FeatureKind = "numeric"
-    source: str = ""  # the raw column it was made from
+    source: str = ""  # the raw column it was made from; its own name where empty
     category: str | None = None
+    other: str | None = None
+    gaps: bool = False
+
+    @property
+    def column(self) -> str:
+        """Name of the raw column."""
+        return self.source or self.name
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One input of a model. ``length`` is T of a sequence or the largest N of a bag, ``None`` for a vector."""
+    """One input of a model. ``length`` is T of a sequence or the largest N of a bag, ``None`` for a vector.
+
+    A sequence ends at its last position, padding comes before it; a bag starts at its first. ``place`` is what a
+    position is called in figures ("day", "conformer"). ``missing``: raw values that stand for a missing cell, besides
+    an empty one.
+    """
 
     name: str
     kind: ModalityKind
     features: tuple[Feature, ...]
     length: int | None = None
+    place: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -74,15 +90,34 @@ class Modality:
         """Shape of one row: ``(F,)`` for a vector, ``(length, F)`` otherwise."""
         return (self.width,) if self.length is None else (self.length, self.width)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that the features are made from, in the features' order."""
+        return tuple(dict.fromkeys(f.column for f in self.features))
+
+    @property
+    def place_name(self) -> str:
+        """What one of the positions is called."""
+        return self.place or ("time step" if self.kind == "sequence" else "instance")
+
 
 @dataclass(frozen=True)
 class Task:
-    """One target. ``classes`` are in the order of their codes; of a binary task, ``classes[1]`` is the positive one."""
+    """One target. ``classes`` are in the order of their codes; of a binary task, ``classes[1]`` is the positive one.
+
+    A task per step has a target at every time step of the sequences ``steps``, which are of one length and share their
+    clock: position t is the same moment in all of them. Without ``steps`` there is one target per row.
+    """
 
     name: str
     kind: TaskKind
     classes: tuple[str, ...] = ()
-    per_step: bool = False
+    steps: tuple[str, ...] = ()
+
+    @property
+    def per_step(self) -> bool:
+        """Whether there is a target per time step."""
+        return bool(self.steps)
 
     @property
     def positive(self) -> str | None:
@@ -107,6 +142,10 @@ class Spec:
 
     def task(self, name: str) -> Task:
         return next(t for t in self.tasks if t.name == name)
+
+    def target_shape(self, task: Task) -> tuple[int, ...]:
+        """Shape of one row's target: ``()``, or ``(T,)`` of a task per step."""
+        return (self.modality(task.steps[0]).shape[0],) if task.steps else ()
 
 
 class Batch(NamedTuple):

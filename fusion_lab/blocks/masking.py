@@ -20,6 +20,15 @@ def masked_softmax(scores: Tensor, valid: Tensor) -> Tensor:
     return torch.softmax(scores + (1.0 - real) * FAR, dim=-1) * real
 
 
+def hold(scores: Tensor, valid: Tensor) -> Tensor:
+    """Scores ``[..., D]`` of a gate that lets a state stay: their sigmoid is exactly 1 where ``valid [...]`` is False.
+
+    >>> torch.sigmoid(hold(torch.zeros(2, 1), torch.tensor([True, False]))).tolist()
+    [[0.5], [1.0]]
+    """
+    return scores - (1.0 - valid.unsqueeze(-1).to(scores.dtype)) * FAR
+
+
 def weighted_mean(x: Tensor, weight: Tensor, dim: int) -> Tensor:
     """Mean of ``x [..., D]`` over axis ``dim`` with weights ``[...]`` >= 0; zeros where all weights are 0."""
     w = weight.unsqueeze(-1).to(x.dtype)

@@ -136,21 +136,21 @@ def generate(
 class _Planted:
     """What every modality is to show. ``main`` and ``side`` are two directions in its columns, [R] or [R,length] each.
 
-    ``terms`` [R,P] and ``step_terms`` [R,T,P] make the score with ``weights`` [P].
+    ``terms`` [R,P] and, for the sequences whose steps a task labels, ``step_terms`` [R,T,P] make the score with
+    ``weights`` [P].
     """
 
     main: Leaves
     side: Leaves
     quality: Leaves
     terms: Array
-    step_terms: Array | None
+    step_terms: dict[tuple[str, ...], Array]
     weights: Array
     attention: Array | None = None
 
     def score(self, task: Task, index: int) -> Array:
         """The standardised score of a task; tasks differ in which term weighs most."""
-        terms = self.step_terms if task.per_step else self.terms
-        assert terms is not None
+        terms = self.step_terms[task.steps] if task.per_step else self.terms
         return terms @ np.roll(self.weights, index)
 
 
@@ -165,8 +165,20 @@ def check_planting(like: Spec, plan: Planting, useful: tuple[str, ...]) -> None:
         raise ConfigError(f"planted: interaction expects at least two useful modalities, found {len(useful)}")
     if plan.planted == "pointer":
         _check_pointer(like, useful)
-    if any(t.per_step for t in like.tasks) and "sequence" not in {kinds[name] for name in useful}:
-        raise ConfigError("tasks: a task per step expects a useful sequence, found none")
+    for task in like.tasks:
+        _check_steps(like, task, useful)
+
+
+def _check_steps(like: Spec, task: Task, useful: tuple[str, ...]) -> None:
+    sequences = {m.name: m.length for m in like.modalities if m.kind == "sequence"}
+    unknown = [name for name in task.steps if name not in sequences]
+    if unknown:
+        raise ConfigError(f"task {task.name}: expected steps of sequences of the spec, found {unknown[0]!r}")
+    lengths = sorted({sequences[name] or 0 for name in task.steps})
+    if len(lengths) > 1:
+        raise ConfigError(f"task {task.name}: expected steps of sequences of one length, found {lengths}")
+    if task.per_step and not set(task.steps) & set(useful):
+        raise ConfigError(f"task {task.name}: a task per step expects a useful sequence among its steps, found none")
 
 
 def _check_pointer(like: Spec, useful: tuple[str, ...]) -> None:
@@ -215,22 +227,27 @@ def _plant(like: Spec, plan: Planting, useful: tuple[str, ...], valid: Leaves) -
     quality = {name: np.ones(plan.rows) for name in latent}
     if plan.planted == "pointer":
         return _pointer(like, plan, useful, valid, latent, quality)
-    shown, side, step_terms = dict(latent), {}, None
+    shown = {name: np.arange(plan.rows) for name in latent}  # the row whose latent is shown
     if plan.planted == "quality":
         quality = {name: _rng(plan, f"{name} quality").choice(QUALITIES, plan.rows) for name in latent}
-        shown = {name: _exchanged(z, quality[name], _rng(plan, f"{name} exchange")) for name, z in latent.items()}
+        shown = {name: _exchanged(quality[name], _rng(plan, f"{name} exchange")) for name in latent}
     terms, weights = TERMS[plan.planted]([latent[name] for name in useful], plan.main_effect)
-    if any(t.per_step for t in like.tasks):
-        side = _step_latents(like, plan, useful)
-        steps = [side.get(name, latent[name][:, None]) for name in useful]
-        step_terms, _ = TERMS[plan.planted](list(np.broadcast_arrays(*steps)), plan.main_effect)
-    main = {name: _somewhere(z, valid[name], plan, name) for name, z in shown.items()}
+    clocks = dict.fromkeys(t.steps for t in like.tasks if t.per_step)
+    stepwise = {
+        name: _step_latent(like.modality(name), plan) for name in useful if any(name in steps for steps in clocks)
+    }
+    step_terms = {}
+    for steps in clocks:
+        parts = [stepwise[name] if name in steps else latent[name][:, None] for name in useful]
+        step_terms[steps], _ = TERMS[plan.planted](list(np.broadcast_arrays(*parts)), plan.main_effect)
+    main = {name: _somewhere(z[shown[name]], valid[name], plan, name) for name, z in latent.items()}
+    side = {name: z[shown[name]] for name, z in stepwise.items()}
     return _Planted(main, side, quality, terms, step_terms, weights)
 
 
-def _exchanged(latent: Array, own: Array, rng: np.random.Generator) -> Array:
-    """Latents [R], each the row's own with the chance ``own`` [R] and another row's otherwise."""
-    return np.where(rng.random(len(latent)) < own, latent, latent[rng.permutation(len(latent))])
+def _exchanged(own: Array, rng: np.random.Generator) -> Array:
+    """A row number for every row, int [R]: its own with the chance ``own`` [R] and another row's otherwise."""
+    return np.where(rng.random(len(own)) < own, np.arange(len(own)), rng.permutation(len(own)))
 
 
 def _products(latents: list[Array], main_effect: float) -> tuple[Array, Array]:
@@ -259,15 +276,11 @@ def _somewhere(latent: Array, valid: Array, plan: Planting, name: str) -> Array:
     return latent[:, None] * ((draw < ACTIVE) | (draw == draw.min(axis=1, keepdims=True)))
 
 
-def _step_latents(like: Spec, plan: Planting, useful: tuple[str, ...]) -> Leaves:
-    """A sign per step, [R,T], that switches now and then, of the useful sequences as long as the first of them."""
-    sequences = [like.modality(name) for name in useful if like.modality(name).kind == "sequence"]
-    shape = (plan.rows, sequences[0].length or 0)
-    made = {}
-    for name in (m.name for m in sequences if m.length == sequences[0].length):
-        switches = np.where(_rng(plan, f"{name} switches").random(shape) < 0.2, -1.0, 1.0)
-        made[name] = np.cumprod(switches, axis=1) * _signs(plan, f"{name} start", (plan.rows, 1))
-    return made
+def _step_latent(modality: Modality, plan: Planting) -> Array:
+    """A sign per step of a sequence, [R,T], that switches now and then."""
+    shape = (plan.rows, modality.length or 0)
+    switches = np.where(_rng(plan, f"{modality.name} switches").random(shape) < 0.2, -1.0, 1.0)
+    return np.cumprod(switches, axis=1) * _signs(plan, f"{modality.name} start", (plan.rows, 1))
 
 
 def _pointer(
@@ -288,7 +301,7 @@ def _pointer(
         main = {n: np.where(pointed[n], sign, z) for n, z in main.items()}
         side = {n: pointed[n] * 2.0 - 1.0 for n in useful}
     terms = np.where(target.any(axis=1), sign, 0.0)[:, None]
-    return _Planted(main, side, quality, terms, None, np.ones(1), target.astype(np.float32))
+    return _Planted(main, side, quality, terms, {}, np.ones(1), target.astype(np.float32))
 
 
 def _pick(there: Array, rng: np.random.Generator) -> Array:
@@ -302,7 +315,7 @@ def _sources(modality: Modality) -> dict[str, list[int]]:
     sources: dict[str, list[int]] = {}
     for index, feature in enumerate(modality.features):
         if feature.kind != "indicator":
-            sources.setdefault(feature.source or feature.name, []).append(index)
+            sources.setdefault(feature.column, []).append(index)
     return sources
 
 
@@ -325,16 +338,20 @@ def _columns(modality: Modality, planted: _Planted, plan: Planting, group: Array
 
 
 def _raw(modality: Modality, width: int, planted: _Planted, plan: Planting, group: Array | None) -> Array:
-    """Unscaled raw columns, float32 [R,width] or [R,length,width]: two directions, a group's offset, and noise."""
+    """Unscaled raw columns, float32 [R,width] or [R,length,width]: two directions, a group's offset, and noise.
+
+    Each direction has every other column; the only column of a sequence has both.
+    """
     shape = (plan.rows, *modality.shape[:-1], width)
     side = planted.side.get(modality.name)
-    columns = np.arange(width)
-    mark = np.zeros(width, dtype=bool) if side is None or width < 2 else columns % 2 == 1
+    odd = np.arange(width) % 2 == 1
+    of_main = ~odd if side is not None and width > 1 else np.ones(width, dtype=bool)
+    of_side = odd if width > 1 else np.ones(width, dtype=bool)
     turn = _rng(plan, f"{modality.name} directions").choice([-LOUDNESS, LOUDNESS], width)
     raw = plan.noise * _rng(plan, f"{modality.name} noise").standard_normal(shape, dtype=np.float32)
-    raw += _along(planted.main[modality.name], shape) * (turn * ~mark / np.sqrt((~mark).sum())).astype(np.float32)
-    if side is not None and mark.any():
-        raw += _along(side, shape) * (turn * mark / np.sqrt(mark.sum())).astype(np.float32)
+    raw += _along(planted.main[modality.name], shape) * (turn * of_main / np.sqrt(of_main.sum())).astype(np.float32)
+    if side is not None:
+        raw += _along(side, shape) * (turn * of_side / np.sqrt(of_side.sum())).astype(np.float32)
     if group is not None:
         offset = _rng(plan, f"{modality.name} groups").standard_normal((plan.groups or 0, width), dtype=np.float32)
         raw += GROUP_EFFECT * plan.noise * offset[group].reshape(plan.rows, *[1] * (len(shape) - 2), width)
@@ -348,7 +365,7 @@ def _along(latent: Array, shape: tuple[int, ...]) -> Array:
 
 def _encode(features: list[Feature], raw: Array, missing: Array, plan: Planting, modality: str) -> tuple[Array, Array]:
     """One raw column as its features: values and ``observed``, [R,...,features]. A missing category is unknown."""
-    rng = _rng(plan, f"{modality} {features[0].source or features[0].name} units")
+    rng = _rng(plan, f"{modality} {features[0].column} units")
     if features[0].kind == "numeric":
         return (rng.normal(0, 5) + rng.lognormal(0, 1) * raw)[..., None], ~missing[..., None]
     if features[0].kind == "binary":
@@ -371,7 +388,7 @@ def _targets(
         score = planted.score(task, index)
         targets[task.name] = _draw_target(task, score, plan, prevalence.get(task.name, 0.5)).astype(np.float32)
         told = _rng(plan, f"{task.name} known").random(plan.rows) >= plan.unknown_labels
-        known[task.name] = told if score.ndim == 1 else told[:, None] & _any_step(like, valid, score.shape)
+        known[task.name] = told if score.ndim == 1 else told[:, None] & _any_step(task, valid)
     return targets, known
 
 
@@ -385,10 +402,9 @@ def _draw_target(task: Task, score: Array, plan: Planting, prevalence: float) ->
     return np.searchsorted(np.quantile(drive, shares), drive)
 
 
-def _any_step(like: Spec, valid: Leaves, shape: tuple[int, ...]) -> Array:
-    """Steps, [R,T], that at least one sequence of that length has."""
-    steps = [valid[m.name] for m in like.modalities if m.kind == "sequence" and m.length == shape[1]]
-    return np.any(steps, axis=0)
+def _any_step(task: Task, valid: Leaves) -> Array:
+    """Steps, [R,T], that at least one of the task's sequences has."""
+    return np.any([valid[name] for name in task.steps], axis=0)
 
 
 def _numbered(word: str, numbers: Array) -> Array:

@@ -7,18 +7,21 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from fusion_lab.config import Config
-from fusion_lab.contracts import Feature, Modality, ModalityKind, Spec, Task, TaskKind
+from fusion_lab.contracts import ConfigError, Feature, Modality, ModalityKind, Spec, Task, TaskKind
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.names import usable_names
 from fusion_lab.data.planting import Generated, Planting, Truth, check_planting, generate
 
 
 class SyntheticModality(Config):
-    """``width`` numeric columns; ``length`` positions of a sequence or bag; not ``useful``: no label depends on it."""
+    """``width`` numeric columns; ``length`` positions of a sequence or bag, each called ``step`` in figures; not
+    ``useful``: no label depends on it.
+    """
 
     kind: ModalityKind = "vector"
     width: int = Field(default=8, ge=1)
     length: int | None = Field(default=None, ge=1)
+    step: str = ""
     useful: bool = True
 
     @model_validator(mode="after")
@@ -30,9 +33,13 @@ class SyntheticModality(Config):
 
 
 class SyntheticTask(Config):
-    """``classes`` of a multiclass task, equally frequent; ``prevalence`` of a binary task's positive class."""
+    """``classes`` of a multiclass task, equally frequent; ``prevalence`` of a binary task's positive class.
+
+    ``per_step``: a label at every time step of the useful sequences that are as long as the first of them.
+    """
 
     kind: TaskKind = "binary"
+    per_step: bool = False
     classes: int = Field(default=3, ge=3)
     prevalence: float = Field(default=0.5, gt=0, lt=1)
 
@@ -55,6 +62,8 @@ class SyntheticConfig(Planting):
 
     @model_validator(mode="after")
     def _can_be_planted(self) -> SyntheticConfig:
+        if any(t.per_step for t in self.tasks.values()) and not self.clock:
+            raise ConfigError("tasks: a task per step expects a useful sequence, found none")
         check_planting(spec(self), self, self.useful)
         return self
 
@@ -62,16 +71,24 @@ class SyntheticConfig(Planting):
     def useful(self) -> tuple[str, ...]:
         return tuple(name for name, modality in self.modalities.items() if modality.useful)
 
+    @property
+    def clock(self) -> tuple[str, ...]:
+        """The sequences whose steps a task per step labels."""
+        lengths = {n: m.length for n, m in self.modalities.items() if m.useful and m.kind == "sequence"}
+        return tuple(n for n, length in lengths.items() if length == next(iter(lengths.values())))
+
 
 def spec(config: SyntheticConfig) -> Spec:
     """The spec of ``load(config)``, without generating anything."""
     return Spec(
-        tuple(
-            Modality(name, m.kind, tuple(Feature(f"{name} {i}") for i in range(m.width)), m.length)
-            for name, m in config.modalities.items()
-        ),
-        tuple(Task(name, t.kind, _class_names(t)) for name, t in config.tasks.items()),
+        tuple(_modality(name, m, config.missing_cells > 0) for name, m in config.modalities.items()),
+        tuple(Task(n, t.kind, _class_names(t), config.clock if t.per_step else ()) for n, t in config.tasks.items()),
     )
+
+
+def _modality(name: str, modality: SyntheticModality, gaps: bool) -> Modality:
+    features = tuple(Feature(f"{name} {i}", gaps=gaps) for i in range(modality.width))
+    return Modality(name, modality.kind, features, modality.length, modality.step)
 
 
 def load(config: SyntheticConfig) -> ArrayDataset:

@@ -1,4 +1,6 @@
-"""token_fusion: an encoder per modality makes one token each; a transformer, a bottleneck or gates fuse the tokens."""
+"""token_fusion: an encoder per modality makes tokens; a transformer, a bottleneck or gates fuse those of a row, or of
+a time step.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +11,35 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fusion_lab.blocks.encoders import TokenEncoder, VectorEncoder
+from fusion_lab.blocks.encoders import Asked, Encoded, TokenEncoder, VectorEncoder
 from fusion_lab.blocks.fusion import BottleneckFusion, GatedFusion, TransformerFusion
 from fusion_lab.blocks.heads import TaskHead
+from fusion_lab.blocks.pooling import AttentionEncoder
 from fusion_lab.blocks.randomness import Noise
+from fusion_lab.blocks.sequence import ConvolutionEncoder, GRUEncoder
 from fusion_lab.config import Config
-from fusion_lab.contracts import Axis, Batch, ConfigError, Modality, Output, Spec
+from fusion_lab.contracts import Axis, Batch, Modality, Output, Spec
 from fusion_lab.zoo.model import MapSpec, Model
+
+Steps = tuple[str, ...]
+"""The sequences whose time steps a task labels, in the order of the spec; empty for a task per row."""
 
 
 class TokenFusionConfig(Config):
     """Settings of :class:`TokenFusion`.
 
-    ``num_encoder_layers`` counts transformer layers for sequences and bags, residual feed-forward layers for vectors
-    (0 = projection alone). ``quality`` lets the quality given with each modality scale its share in the fusion.
+    ``sequence_encoder`` and ``bag_encoder`` say what makes a token of a sequence or bag: a ``transformer`` whose
+    summary token reads the positions, ``attention`` pooling of positions that know nothing of each other (nor of their
+    order), and for sequences a ``gru`` or a ``cnn``, a temporal convolutional network. ``num_encoder_layers`` counts
+    their layers, of which a transformer, GRU or CNN has one at least, and residual feed-forward layers for vectors and
+    before attention pooling (0 = projection alone). ``quality`` lets the quality given with each modality scale its
+    share in the fusion.
     """
 
     family: Literal["token_fusion"] = "token_fusion"
     fusion: Literal["transformer", "bottleneck", "gated"] = "transformer"
+    sequence_encoder: Literal["transformer", "gru", "cnn", "attention"] = "transformer"
+    bag_encoder: Literal["attention", "transformer"] = "transformer"
     d_model: int = Field(64, ge=4, le=4096)
     nhead: int = Field(4, ge=1)
     num_encoder_layers: int = Field(1, ge=0, le=12)
@@ -45,64 +58,113 @@ class TokenFusionConfig(Config):
 class TokenFusion(Model):
     """After the e-Prevention relapse transformer: modality encoders -> tokens ``[B,M,D]`` -> fusion -> a head per task.
 
+    For a task per step the same fusion takes, at every step, the outputs of the task's sequences there and the one
+    token of every other modality, ``[B*T,M,D]``; a sequence that is not valid at a step is missing there.
+
     At five daily modalities of widths 38, 38, 26, 10 and 9 over 7 days and ``d_model`` 64 it has the parameters of that
     model (316,033; 365,953 with ``bottleneck`` and 266,054 with ``gated`` fusion) less 64 for the key bias of each
     attention, which has no effect.
-
-    Raises:
-        ConfigError: a task with a target per step.
     """
 
     Config = TokenFusionConfig
 
     def __init__(self, config: TokenFusionConfig, spec: Spec) -> None:
         self.super_init()
-        _refuse_steps(spec)
         self.use_quality = config.quality
-        self.groups = group_modalities(spec.modalities)
         self.names = tuple(m.name for m in spec.modalities)
-        self.encoders = nn.ModuleList(_encoder(group, config) for group in self.groups)
+        self.tasks = {t.name: tuple(name for name in self.names if name in t.steps) for t in spec.tasks}
+        self.fused = _fused(self.tasks)
+        asked = _asked(self.names, tuple(self.fused))
+        self.groups = group_modalities(spec.modalities, asked)
+        self.encoders = nn.ModuleList(_encoder(group, asked[group[0].name], config) for group in self.groups)
         self.fusion = _fusion(len(self.names), config)
         self.heads = nn.ModuleList(TaskHead(config.d_model, t.outputs, config.dropout) for t in spec.tasks)
-        self.tasks = tuple(t.name for t in spec.tasks)
-        self.maps = _maps(config, self.names, self.groups)
+        self.maps = _fusion_maps(config, spec, self.fused) | _encoder_maps(self.groups, self.encoders)
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> Output:
-        tokens: dict[str, Tensor] = {}
-        maps: dict[str, Tensor] = {}
-        for group, encoder in zip(self.groups, self.encoders, strict=True):
-            x, valid = _stack(group, batch)
-            token, weights = encoder(x, valid, noise)
-            for g, modality in enumerate(group):
-                tokens[modality.name] = token[g]
-                if weights is not None:
-                    maps[_step_map(modality)] = weights[g]
-        valid = torch.stack([_present(batch.valid[name]) for name in self.names], dim=-1)
+        encoded, maps = self._encode(batch, noise)
         quality = torch.stack([batch.quality[name] for name in self.names], dim=-1)
         share = quality if self.use_quality else torch.ones_like(quality)
-        stacked = torch.stack([tokens[name] for name in self.names], dim=1)
-        fused, maps["modalities"] = self.fusion(stacked, valid, share, noise)
-        heads = {task: head(fused, noise) for task, head in zip(self.tasks, self.heads, strict=True)}
+        fused: dict[Steps, Tensor] = {}
+        for steps, name in self.fused.items():
+            fused[steps], maps[name] = (
+                self._fuse_steps(steps, encoded, batch, share, noise)
+                if steps
+                else self._fuse_rows(encoded, batch, share, noise)
+            )
+        heads = {
+            task: head(fused[steps], noise) for (task, steps), head in zip(self.tasks.items(), self.heads, strict=True)
+        }
         return Output(heads, {}, maps)
 
+    def _encode(self, batch: Batch, noise: Noise | None) -> tuple[dict[str, Encoded], dict[str, Tensor]]:
+        """Every modality's own answers, without the group axis, and the maps of the encoders."""
+        encoded: dict[str, Encoded] = {}
+        for group, encoder in zip(self.groups, self.encoders, strict=True):
+            made = encoder(*_stack(group, batch), noise)
+            for g, modality in enumerate(group):
+                encoded[modality.name] = Encoded(*(None if part is None else part[g] for part in made))
+        places = {m.name: _place_map(m) for group in self.groups for m in group}
+        return encoded, {places[n]: e.weights for n, e in encoded.items() if e.weights is not None}
 
-def _refuse_steps(spec: Spec) -> None:
-    for task in spec.tasks:
-        if task.per_step:
-            raise ConfigError(
-                f"model.family: token_fusion answers once per row, found task {task.name!r} with a target per step"
-            )
+    def _fuse_rows(
+        self, encoded: dict[str, Encoded], batch: Batch, share: Tensor, noise: Noise | None
+    ) -> tuple[Tensor, Tensor]:
+        """``[B,D]`` and the map of the fusion."""
+        tokens = torch.stack([_told(encoded[name].token) for name in self.names], dim=1)
+        valid = torch.stack([_present(batch.valid[name]) for name in self.names], dim=-1)
+        return self.fusion(tokens, valid, share, noise)
+
+    def _fuse_steps(
+        self, steps: Steps, encoded: dict[str, Encoded], batch: Batch, share: Tensor, noise: Noise | None
+    ) -> tuple[Tensor, Tensor]:
+        """``[B,T,D]`` and the map of the fusion, whose second axis is T; all 0 at a step that no sequence has."""
+        there = torch.stack([batch.valid[name] for name in steps]).any(0)
+        rows, length = there.shape
+        tokens, valid = [], []
+        for name in self.names:
+            if name in steps:
+                tokens.append(_told(encoded[name].steps))
+                valid.append(batch.valid[name])
+            else:
+                tokens.append(_told(encoded[name].token).unsqueeze(1).expand(-1, length, -1))
+                valid.append(_present(batch.valid[name]).unsqueeze(1).expand(-1, length))
+        fused, weights = self.fusion(
+            torch.stack(tokens, dim=2).flatten(0, 1),
+            torch.stack(valid, dim=-1).flatten(0, 1),
+            share.unsqueeze(1).expand(-1, length, -1).flatten(0, 1),
+            noise,
+        )
+        of_steps = weights * there.flatten().reshape(-1, *[1] * (weights.ndim - 1))
+        return fused.reshape(rows, length, -1), of_steps.reshape(rows, length, *weights.shape[1:])
 
 
-def group_modalities(modalities: tuple[Modality, ...]) -> tuple[tuple[Modality, ...], ...]:
-    """Modalities that share one grouped encoder: of one kind and length, and of widths worth padding to the widest.
+def _fused(tasks: dict[str, Steps]) -> dict[Steps, str]:
+    """What is fused: the modalities of a row, or of each step of some sequences; and the name of its map."""
+    wanted = dict.fromkeys(sorted(tasks.values(), key=bool))
+    clocks = sum(map(bool, wanted))
+    names = {steps: f" of {' and '.join(steps)}" if clocks > 1 else "" for steps in wanted}
+    return {steps: f"modalities at each step{names[steps]}" if steps else "modalities" for steps in wanted}
+
+
+def _asked(modalities: tuple[str, ...], fused: tuple[Steps, ...]) -> dict[str, Asked]:
+    """What is asked of each modality: a step output where its steps are fused, one token where anything else is."""
+    return {
+        name: Asked(token=any(name not in steps for steps in fused), steps=any(name in steps for steps in fused))
+        for name in modalities
+    }
+
+
+def group_modalities(modalities: tuple[Modality, ...], asked: dict[str, Asked]) -> tuple[tuple[Modality, ...], ...]:
+    """Modalities that share one grouped encoder: of one kind and length, asked for the same, and of widths worth
+    padding to the widest.
 
     A narrow modality joins a wider one where that is at most 64 wide, or at most twice its own width: beyond, the
     padding costs more than the kernel it saves.
     """
-    alike: dict[tuple[str, int | None], list[Modality]] = defaultdict(list)
+    alike: dict[tuple[str, int | None, Asked], list[Modality]] = defaultdict(list)
     for modality in sorted(modalities, key=lambda m: -m.width):
-        alike[modality.kind, modality.length].append(modality)
+        alike[modality.kind, modality.length, asked[modality.name]].append(modality)
     groups: list[list[Modality]] = []
     for members in alike.values():
         groups.append([members[0]])
@@ -115,13 +177,20 @@ def group_modalities(modalities: tuple[Modality, ...]) -> tuple[tuple[Modality, 
     return tuple(tuple(group) for group in groups)
 
 
-def _encoder(group: tuple[Modality, ...], config: TokenFusionConfig) -> nn.Module:
+def _encoder(group: tuple[Modality, ...], asked: Asked, config: TokenFusionConfig) -> nn.Module:
     widths, first = tuple(m.width for m in group), group[0]
+    width, layers, dropout = config.d_model, config.num_encoder_layers, config.dropout
     if first.length is None:
-        return VectorEncoder(widths, config.d_model, config.num_encoder_layers, config.dropout)
-    layers = max(1, config.num_encoder_layers)
-    ordered = first.kind == "sequence"
-    return TokenEncoder(widths, first.length, ordered, config.d_model, layers, config.nhead, config.dropout)
+        return VectorEncoder(widths, width, layers, dropout)
+    kind = config.sequence_encoder if first.kind == "sequence" else config.bag_encoder
+    if kind == "attention":
+        return AttentionEncoder(widths, width, layers, dropout, asked)
+    layers = max(1, layers)
+    if kind == "gru":
+        return GRUEncoder(widths, width, layers, dropout, asked)
+    if kind == "cnn":
+        return ConvolutionEncoder(widths, first.length, width, layers, dropout, asked)
+    return TokenEncoder(widths, first.length, first.kind == "sequence", width, layers, config.nhead, dropout, asked)
 
 
 def _fusion(modalities: int, config: TokenFusionConfig) -> nn.Module:
@@ -132,28 +201,50 @@ def _fusion(modalities: int, config: TokenFusionConfig) -> nn.Module:
     return GatedFusion(modalities, config.d_model)
 
 
-def _maps(
-    config: TokenFusionConfig, names: tuple[str, ...], groups: tuple[tuple[Modality, ...], ...]
-) -> dict[str, MapSpec]:
-    weighed = Axis("modality", names)
-    fusion = {
-        "transformer": MapSpec("attention", (Axis("asking modality", names), weighed)),
-        "bottleneck": MapSpec("attention", (_numbered("latent", config.num_bottleneck_tokens), weighed)),
-        "gated": MapSpec("gate", (weighed,)),
+def _fusion_maps(config: TokenFusionConfig, spec: Spec, fused: dict[Steps, str]) -> dict[str, MapSpec]:
+    names = tuple(m.name for m in spec.modalities)
+    asking: tuple[Axis, ...] = {
+        "transformer": (Axis("asking modality", names),),
+        "bottleneck": (_numbered("latent", config.num_bottleneck_tokens),),
+        "gated": (),
     }[config.fusion]
-    maps = {"modalities": fusion}
-    for modality in (m for group in groups for m in group if m.length is not None):
-        place = "time step" if modality.kind == "sequence" else "instance"
-        maps[_step_map(modality)] = MapSpec("attention", (_numbered(place, modality.length or 0),))
-    return maps
+    kind: Literal["attention", "gate"] = "gate" if config.fusion == "gated" else "attention"
+    return {
+        name: MapSpec(kind, (*(_places(spec.modality(s)) for s in steps[:1]), *asking, Axis("modality", names)))
+        for steps, name in fused.items()
+    }
+
+
+def _encoder_maps(groups: tuple[tuple[Modality, ...], ...], encoders: nn.ModuleList) -> dict[str, MapSpec]:
+    return {
+        _place_map(modality): MapSpec("attention", (_places(modality),))
+        for group, encoder in zip(groups, encoders, strict=True)
+        for modality in group
+        if _weighs(encoder)
+    }
+
+
+def _weighs(encoder: nn.Module) -> bool:
+    """Whether an encoder tells what its token's positions weigh."""
+    return isinstance(encoder, TokenEncoder | AttentionEncoder | ConvolutionEncoder) and encoder.asked.token
+
+
+def _places(modality: Modality) -> Axis:
+    """The positions of a sequence or bag."""
+    return _numbered(modality.place_name, modality.length or 0)
 
 
 def _numbered(name: str, count: int) -> Axis:
     return Axis(name, tuple(str(i + 1) for i in range(count)))
 
 
-def _step_map(modality: Modality) -> str:
+def _place_map(modality: Modality) -> str:
     return f"{modality.name} {'steps' if modality.kind == 'sequence' else 'instances'}"
+
+
+def _told(part: Tensor | None) -> Tensor:
+    assert part is not None, "an encoder was not asked for what is fused"
+    return part
 
 
 def _stack(group: tuple[Modality, ...], batch: Batch) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fusion_lab.blocks.masking import blank, masked_softmax, weighted_mean
+from fusion_lab.blocks.masking import blank, hold, masked_softmax, weighted_mean
 
 SHAPE = (3, 5)
 scores = arrays(np.float64, SHAPE, elements=st.floats(-50, 50))
@@ -45,6 +45,16 @@ def test_weighted_mean_is_numpys_average_and_zero_without_weight(values, weight,
     for row in range(SHAPE[0]):
         expected = np.average(values[row], axis=0, weights=weight[row]) if valid[row].any() else np.zeros(2)
         np.testing.assert_allclose(mean[row], expected, atol=1e-9)
+
+
+@given(scores, masks)
+@settings(max_examples=25, deadline=None)
+def test_a_held_gate_is_open_exactly_where_nothing_is_valid_and_itself_elsewhere(values, valid):
+    for dtype in (torch.float32, torch.float64):
+        plain, mask = torch.from_numpy(values).to(dtype), torch.from_numpy(valid[:, 0])
+        held = torch.sigmoid(hold(plain, mask))
+        assert (held[~mask] == 1).all()
+        assert torch.equal(held[mask], torch.sigmoid(plain)[mask])
 
 
 def test_blank_removes_whatever_stood_there():

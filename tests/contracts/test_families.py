@@ -28,6 +28,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "bottleneck": {"fusion": "bottleneck", "num_bottleneck_tokens": 3},
         "gated": {"fusion": "gated", "num_encoder_layers": 2},
         "transformer of bare projections": {"fusion": "transformer", "num_encoder_layers": 0},
+        "gru": {"sequence_encoder": "gru", "bag_encoder": "attention", "fusion": "bottleneck"},
+        "gru in two layers": {"sequence_encoder": "gru", "num_encoder_layers": 2, "fusion": "gated"},
+        "cnn": {"sequence_encoder": "cnn", "num_encoder_layers": 3, "fusion": "gated"},
+        "attention": {"sequence_encoder": "attention", "bag_encoder": "attention", "fusion": "transformer"},
+        "attention of bare projections": {
+            "sequence_encoder": "attention",
+            "bag_encoder": "attention",
+            "fusion": "gated",
+            "num_encoder_layers": 0,
+        },
     }
 }
 """Named variants of every family: each value of each of its options that choose between blocks is in one of them."""
@@ -43,6 +53,9 @@ def numeric(name: str, kind, width: int, length: int | None = None) -> Modality:
 BINARY = Task("death", "binary", ("no", "yes"))
 GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
 MONTHS = Task("months", "regression")
+WALKING = Task("walking", "binary", ("no", "yes"), steps=("gait", "pulse"))
+STAGE = Task("stage", "multiclass", ("awake", "light", "deep"), steps=("sleep",))
+PACE = Task("pace", "regression", steps=("gait",))
 CLINIC = Modality(
     "clinic",
     "vector",
@@ -53,14 +66,20 @@ CLINIC = Modality(
         Feature("age missing", "indicator", "age"),
     ),
 )
+GAIT, PULSE, SLEEP = (
+    numeric("gait", "sequence", 4, 6),
+    numeric("pulse", "sequence", 3, 6),
+    numeric("sleep", "sequence", 2, 4),
+)
+CELLS = numeric("cells", "bag", 3, 5)
 SPECS = {
     "vectors": Spec((numeric("a", "vector", 5), numeric("b", "vector", 2), numeric("c", "vector", 70)), (BINARY,)),
-    "sequences": Spec(
-        (numeric("gait", "sequence", 4, 6), numeric("pulse", "sequence", 3, 6), numeric("sleep", "sequence", 2, 4)),
-        (BINARY, MONTHS),
-    ),
-    "bags": Spec((numeric("cells", "bag", 3, 5), numeric("tiles", "bag", 4, 5)), (GRADE,)),
-    "mixed": Spec((CLINIC, numeric("gait", "sequence", 4, 6), numeric("cells", "bag", 3, 5)), (BINARY, GRADE, MONTHS)),
+    "sequences": Spec((GAIT, PULSE, SLEEP), (BINARY, MONTHS)),
+    "bags": Spec((CELLS, numeric("tiles", "bag", 4, 5)), (GRADE,)),
+    "mixed": Spec((CLINIC, GAIT, CELLS), (BINARY, GRADE, MONTHS)),
+    "steps": Spec((GAIT, PULSE), (WALKING,)),
+    "steps beside others": Spec((CLINIC, GAIT, CELLS), (PACE,)),
+    "steps and rows": Spec((CELLS, GAIT, PULSE, CLINIC, SLEEP), (STAGE, BINARY, WALKING, PACE)),
 }
 
 
@@ -70,9 +89,37 @@ class Case(NamedTuple):
     model: Model
     spec: Spec
     batch: Batch
+    family: str
+    variant: str
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """T of every sequence."""
+        return {m.name: m.length or 0 for m in self.spec.modalities if m.kind == "sequence"}
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the steps of a sequence have an order."""
+        return VARIANTS[self.family][self.variant].get("sequence_encoder") != "attention"
 
 
 CASES = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS]
+QUICK = {
+    "vectors": {"transformer", "bottleneck", "gated"},
+    "sequences": {"transformer", "gated", "gru in two layers", "cnn", "attention"},
+    "bags": {"bottleneck", "attention of bare projections"},
+    "mixed": {"transformer of bare projections", "gru"},
+    "steps": {"bottleneck", "gru in two layers", "cnn", "attention"},
+    "steps beside others": {"gated", "transformer of bare projections"},
+    "steps and rows": {"transformer", "gru"},
+}
+"""Of each spec, the variants that every run of the suite tries; the others are slow by their number."""
+
+
+def marked(case: tuple[str, str, str], *values):
+    _, variant, spec_name = case
+    marks = () if variant in QUICK[spec_name] else pytest.mark.slow
+    return pytest.param(*values, id="-".join(case), marks=marks)
 
 
 def build(family: str, variant: str, spec: Spec, seed: int = 0) -> Model:
@@ -87,12 +134,17 @@ def double(batch: Batch) -> Batch:
     return Batch(*parts, weight=batch.weight.double())
 
 
-@pytest.fixture(params=CASES, ids=lambda c: "-".join(c))
+@pytest.fixture(params=[marked(c, c) for c in CASES])
 def case(request) -> Case:
     family, variant, spec_name = request.param
     spec = SPECS[spec_name]
     plan = Planting(rows=ROWS, missing_modalities=0.2, missing_cells=0.1, unknown_labels=0.1, planted="quality", seed=1)
-    return Case(build(family, variant, spec), spec, double(twin(spec, plan).gather(torch.arange(ROWS))))
+    batch = double(twin(spec, plan, useful=names(spec)).gather(torch.arange(ROWS)))
+    return Case(build(family, variant, spec), spec, batch, family, variant)
+
+
+def names(spec: Spec) -> tuple[str, ...]:
+    return tuple(m.name for m in spec.modalities)
 
 
 def draws(model: Model, batch: Batch) -> int:
@@ -118,13 +170,30 @@ def assert_same(one: Output, other: Output, atol: float = 1e-9) -> None:
         torch.testing.assert_close(leaf, leaves(other)[name], atol=atol, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def weighed(model: Model, spec: Spec, batch: Batch, name: str) -> Tensor:
-    """bool ``[B,...]``: what a map's last axis may give weight to."""
-    labels = model.maps[name].axes[-1].labels
-    if labels == tuple(m.name for m in spec.modalities):
+def clock(spec: Spec, name: str) -> tuple[str, ...]:
+    """The sequences whose steps the first axis of a map of the fusion runs over; none where it has no such axis."""
+    clocks = {t.steps for t in spec.tasks if t.per_step}
+    told = {
+        f"modalities at each step of {' and '.join(steps)}" if len(clocks) > 1 else STEPS: steps for steps in clocks
+    }
+    return told.get(name, ())
+
+
+STEPS = "modalities at each step"
+
+
+def weighed(case: Case, name: str) -> Tensor:
+    """bool ``[B,...,N]``: what a map's last axis may give weight to."""
+    batch, labels = case.batch, case.model.maps[name].axes[-1].labels
+    if labels != names(case.spec):
+        (over,) = (n for n in names(case.spec) if name.startswith(f"{n} "))
+        return batch.valid[over]
+    steps = clock(case.spec, name)
+    if not steps:
         return torch.stack([present(batch, n) for n in labels], dim=-1)
-    (over,) = (m for m in spec.modalities if name.startswith(f"{m.name} "))
-    return batch.valid[over.name]
+    there = torch.stack([batch.valid[n] for n in steps]).any(0)
+    here = [batch.valid[n] if n in steps else present(batch, n)[:, None].expand_as(there) for n in labels]
+    return torch.stack(here, dim=-1) & there[..., None]
 
 
 def test_the_suite_knows_every_family_and_every_option():
@@ -140,7 +209,8 @@ def test_answers_have_the_shapes_of_the_tasks_and_need_no_target(case):
     output = case.model(case.batch.without_targets())
     assert set(output.heads) == {t.name for t in case.spec.tasks}
     for task in case.spec.tasks:
-        assert output.heads[task.name].shape == ((ROWS, 3) if task.kind == "multiclass" else (ROWS,))
+        classes = (3,) if task.kind == "multiclass" else ()
+        assert output.heads[task.name].shape == (ROWS, *case.spec.target_shape(task), *classes)
     assert all(torch.isfinite(leaf).all() for leaf in leaves(output).values())
     assert_same(output, case.model(case.batch), atol=0)
 
@@ -183,7 +253,7 @@ def test_every_real_parameter_gets_a_gradient_and_padding_gets_none(case):
     assert case.model.count_parameters() == counted
 
 
-@pytest.mark.parametrize("garbage", [1e6, -3.0])
+@pytest.mark.parametrize("garbage", [-1e6, float("nan"), float("inf")])
 def test_what_is_not_valid_cannot_change_the_answer(case, garbage):
     spoilt = {
         n: torch.where(case.batch.valid[n].unsqueeze(-1), x, garbage * torch.rand_like(x))
@@ -235,14 +305,43 @@ def test_the_order_of_instances_changes_nothing_but_the_order_of_their_weights(c
         torch.testing.assert_close(weights if of is None else weights[..., order[of]], after.maps[name])
 
 
-def test_the_order_of_steps_matters(case):
-    for modality in (m for m in case.spec.modalities if m.kind == "sequence"):
-        full = {**case.batch.valid, modality.name: torch.ones_like(case.batch.valid[modality.name])}
-        inputs = {**case.batch.inputs, modality.name: torch.randn_like(case.batch.inputs[modality.name])}
-        flipped = {**inputs, modality.name: inputs[modality.name].flip(1)}
-        outputs = [case.model(case.batch._replace(inputs=x, valid=full)) for x in (inputs, flipped)]
-        task = case.spec.tasks[0].name
-        assert ((outputs[0].heads[task] - outputs[1].heads[task]).abs() > 1e-9).all(), modality.name
+def test_padding_in_front_of_sequences_changes_nothing(case):
+    """Two steps that no row has, or that are not there at all."""
+    padding = {n: torch.arange(length) < 2 for n, length in case.lengths.items()}
+    valid = {n: v & ~padding[n] if n in padding else v for n, v in case.batch.valid.items()}
+    padded = case.batch._replace(valid=valid)
+    cut = padded._replace(
+        **{
+            part: {n: x[:, 2:] if n in padding else x for n, x in d.items()}
+            for part, d in padded._asdict().items()
+            if part in ("inputs", "valid", "observed")
+        }
+    )
+    before, after = case.model(padded), case.model(cut)
+    for task in case.spec.tasks:
+        head = before.heads[task.name]
+        torch.testing.assert_close(head[:, 2:] if task.per_step else head, after.heads[task.name])
+    for name, weights in before.maps.items():
+        if clock(case.spec, name):
+            assert not weights[:, :2].any()
+            weights = weights[:, 2:]
+        elif any(name.startswith(f"{n} ") for n in padding):
+            assert not weights[..., :2].any()
+            weights = weights[..., 2:]
+        torch.testing.assert_close(weights, after.maps[name])
+
+
+def test_the_order_of_steps_matters_where_the_encoder_has_one(case):
+    """All sequences turned round; answers per step are turned back."""
+    sequences = case.lengths
+    valid = {n: torch.ones_like(v) if n in sequences else v for n, v in case.batch.valid.items()}
+    inputs = {n: torch.randn_like(x) if n in sequences else x for n, x in case.batch.inputs.items()}
+    flipped = {n: x.flip(1) if n in sequences else x for n, x in inputs.items()}
+    before, after = (case.model(case.batch._replace(inputs=x, valid=valid)).heads for x in (inputs, flipped))
+    for task in case.spec.tasks:
+        turned = after[task.name].flip(1) if task.per_step else after[task.name]
+        moved = (before[task.name] - turned).abs().reshape(ROWS, -1).amax(1) > 1e-9
+        assert torch.equal(moved, torch.full_like(moved, bool(sequences) and case.ordered)), task.name
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -298,8 +397,8 @@ def test_the_model_describes_exactly_the_maps_it_gives(case):
 def test_maps_weigh_what_is_valid_and_nothing_else(case):
     maps = case.model(case.batch).maps
     for name, weights in maps.items():
-        valid = weighed(case.model, case.spec, case.batch, name)
-        valid = valid.reshape(ROWS, *[1] * (weights.ndim - 2), -1).expand_as(weights)
+        valid = weighed(case, name)
+        valid = (valid if valid.ndim == weights.ndim else valid.unsqueeze(-2)).expand_as(weights)
         assert not weights[~valid].any(), name
         if case.model.maps[name].kind == "gate":
             assert ((weights >= 0) & (weights <= 1)).all()
@@ -308,7 +407,7 @@ def test_maps_weigh_what_is_valid_and_nothing_else(case):
             torch.testing.assert_close(weights.sum(-1), valid.any(-1).double())
 
 
-def test_maps_differ_between_rows_and_between_queries(case):
+def test_maps_differ_between_rows_steps_and_queries(case):
     inputs = {n: 3 * torch.randn_like(x) for n, x in case.batch.inputs.items()}
     quality = {n: torch.ones_like(q) for n, q in case.batch.quality.items()}
     everything = {n: torch.ones_like(v) for n, v in case.batch.valid.items()}
@@ -316,8 +415,8 @@ def test_maps_differ_between_rows_and_between_queries(case):
     for name, weights in maps.items():
         rows = weights.reshape(ROWS, -1)
         assert (torch.cdist(rows, rows) + torch.eye(ROWS) > 1e-6).all(), name
-        if weights.ndim == 3:
-            apart = torch.cdist(weights, weights) + torch.eye(weights.shape[1])
+        if weights.ndim >= 3:
+            apart = torch.cdist(weights, weights) + torch.eye(weights.shape[-2])
             assert (apart > 1e-6).all(), name
 
 
@@ -441,22 +540,12 @@ def test_a_model_has_no_hidden_state(case):
 
 def test_weights_round_trip_through_a_file(case, tmp_path):
     save_file({n: p.contiguous() for n, p in case.model.state_dict().items()}, tmp_path / "weights.safetensors")
-    torch.manual_seed(99)
-    fresh = rebuilt(case.model, case.spec)
+    fresh = build(case.family, case.variant, case.spec, seed=99)
     differs = fresh(case.batch).heads
     fresh.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     expected = case.model(case.batch)
     assert any(not torch.equal(head, differs[task]) for task, head in expected.heads.items())
     assert_same(fresh(case.batch), expected, atol=0)
-
-
-def rebuilt(model: Model, spec: Spec) -> Model:
-    family = next(name for name, kind in FAMILIES.items() if kind is type(model))
-    for variant in VARIANTS[family]:
-        fresh = build(family, variant, spec, seed=99)
-        if {n: p.shape for n, p in fresh.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}:
-            return fresh
-    raise AssertionError("no variant has the model's parameters")
 
 
 @pytest.mark.parametrize(("family", "variant"), [(f, v) for f, variants in VARIANTS.items() for v in variants])
@@ -471,17 +560,22 @@ def test_settings_round_trip(family, variant):
 @given(
     widths=st.lists(st.integers(1, 90), min_size=1, max_size=4),
     kinds=st.lists(st.sampled_from(["vector", "sequence", "bag"]), min_size=4, max_size=4),
+    stepwise=st.sets(st.integers(0, 3)),
     choice=st.sampled_from([(f, v) for f, variants in VARIANTS.items() for v in variants]),
     missing=st.floats(0, 0.8),
 )
-@settings(max_examples=20, deadline=None)
-def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, kinds, choice, missing):
+@settings(max_examples=30, deadline=None)
+def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, kinds, stepwise, choice, missing):
+    """A task per row, or one per step of some of the sequences, or both."""
     modalities = [
         numeric(f"m{i}", kind, w, None if kind == "vector" else 2 + i)
         for i, (w, kind) in enumerate(zip(widths, kinds, strict=False))
     ]
-    spec = Spec(tuple(modalities), (BINARY, GRADE))
-    batch = double(twin(spec, Planting(rows=5, missing_modalities=missing, planted="additive")).gather(torch.arange(5)))
+    labelled = [m.name for i, m in enumerate(modalities) if m.kind == "sequence" and i in stepwise]
+    tasks = [Task(f"step of {name}", "multiclass", ("a", "b", "c"), steps=(name,)) for name in labelled]
+    spec = Spec(tuple(modalities), (*([BINARY] if len(tasks) != 1 else []), *tasks))
+    plan = Planting(rows=5, missing_modalities=missing, planted="additive")
+    batch = double(twin(spec, plan, useful=names(spec)).gather(torch.arange(5)))
     family, variant = choice
     model = build(family, variant, spec)
     output = model(batch.without_targets())

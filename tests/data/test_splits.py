@@ -125,7 +125,7 @@ def test_regression_is_stratified_on_quantiles():
 def test_per_step_labels_are_stratified_by_their_share_of_steps():
     steps = np.zeros((60, 4))
     steps[:30, :2] = 1
-    folds = make_folds(FoldsConfig(k=3), labelled(steps, task=Task("edit", "binary", ("no", "yes"), per_step=True)))
+    folds = make_folds(FoldsConfig(k=3), labelled(steps, task=Task("edit", "binary", ("no", "yes"), steps=("sensor",))))
     assert folds.test[:, :30].sum(axis=1).tolist() == [10, 10, 10]
 
 

@@ -40,7 +40,7 @@ CLINICAL = Spec(
         Task("death", "binary", ("no", "yes")),
         Task("grade", "multiclass", ("low", "mid", "high")),
         Task("months", "regression"),
-        Task("walking", "binary", ("no", "yes"), per_step=True),
+        Task("walking", "binary", ("no", "yes"), steps=("gait",)),
     ),
 )
 
@@ -271,9 +271,98 @@ def test_a_task_per_step_is_told_by_the_steps():
     assert (np.sign(oracle[:, 1:]) != np.sign(oracle[:, :-1])).any(1).mean() > 0.8
 
 
+TWO_SEQUENCES = {
+    "left": SyntheticModality(kind="sequence", width=6, length=8, step="minute"),
+    "right": SyntheticModality(kind="sequence", width=6, length=8, step="minute"),
+    "long": SyntheticModality(kind="sequence", width=4, length=11),
+    "off": SyntheticModality(kind="sequence", width=4, length=8, useful=False),
+}
+
+
+def test_a_task_per_step_labels_the_useful_sequences_as_long_as_the_first():
+    tasks = {"edit": SyntheticTask(per_step=True), "outcome": SyntheticTask()}
+    config = SyntheticConfig(rows=80, modalities=TWO_SEQUENCES, tasks=tasks, missing_modalities=0.3)
+    data = load(config)
+    edit = data.spec.task("edit")
+    assert edit.steps == ("left", "right")
+    assert data.spec.target_shape(edit) == (8,)
+    assert torch.equal(data.known["edit"], data.valid["left"] | data.valid["right"])
+    assert data.spec.task("outcome").steps == ()
+    assert data.spec.modality("left").place_name == "minute"
+    assert data.spec.modality("long").place_name == "time step"
+
+
+def test_of_an_interaction_per_step_only_the_pair_tells_and_only_at_its_own_step():
+    two = {name: TWO_SEQUENCES[name] for name in ("left", "right")}
+    config = SyntheticConfig(rows=300, modalities=two, tasks={"edit": SyntheticTask(per_step=True)})
+    data = load(config)
+    there = (data.valid["left"] & data.valid["right"]).numpy()
+    label = data.targets["edit"].numpy()[there]
+    own = {name: data.inputs[name].numpy()[there] for name in two}
+    for values in own.values():
+        assert abs(held_out_auroc(forest(), values, label) - 0.5) < 0.06
+    signs = {name: leading_component(values[:, 1::2]) for name, values in own.items()}
+    auroc = roc_auc_score(label, signs["left"] * signs["right"])
+    assert max(auroc, 1 - auroc) > 0.8
+    oracle = truth(config).oracle["edit"]
+    same, next_step = there[:, 1:] & there[:, :-1], data.targets["edit"].numpy()[:, :-1]
+    assert roc_auc_score(label, oracle[there]) > roc_auc_score(next_step[same], oracle[:, 1:][same]) + 0.1
+
+
+def test_tasks_may_label_the_steps_of_different_sequences():
+    sequences = [
+        Modality(n, "sequence", (Feature(f"{n} 0"), Feature(f"{n} 1")), t) for n, t in (("a", 5), ("b", 5), ("c", 7))
+    ]
+    tasks = [Task(f"of {'+'.join(names)}", "binary", ("no", "yes"), names) for names in (("a", "b"), ("b",), ("c",))]
+    made = generate(
+        Spec(tuple(sequences), tuple(tasks)),
+        Planting(rows=300, planted="additive", missing_modalities=0.2),
+        ("a", "b", "c"),
+    )
+    for task in tasks:
+        known = made.dataset.known[task.name]
+        assert torch.equal(known, torch.stack([made.dataset.valid[n] for n in task.steps]).any(0))
+        oracle, target = made.truth.oracle[task.name], made.dataset.targets[task.name].numpy()
+        assert roc_auc_score(target[known.numpy()], oracle[known.numpy()]) > 0.8
+    steady = [len(set(row)) for row in made.truth.oracle["of b"].round(9).tolist()]
+    both = [len(set(row)) for row in made.truth.oracle["of a+b"].round(9).tolist()]
+    assert max(steady) == 2 < max(both), "at the steps of b, a is what it is in the row"
+
+
+def test_low_quality_shows_another_rows_steps():
+    tasks = {"edit": SyntheticTask(per_step=True)}
+    one = {"left": TWO_SEQUENCES["left"]}
+    data = load(SyntheticConfig(rows=600, modalities=one, tasks=tasks, planted="quality", signal=6.0))
+    auroc = []
+    for rows in (data.quality["left"] > 0.7, data.quality["left"] < 0.3):
+        there = data.known["edit"] & rows[:, None]
+        told = roc_auc_score(
+            data.targets["edit"][there], leading_component(data.inputs["left"][there].numpy()[:, 1::2])
+        )
+        auroc.append(max(told, 1 - told))
+    assert auroc[0] > 0.9
+    assert auroc[1] < 0.7
+
+
+def test_the_only_column_of_a_sequence_shows_its_steps_too():
+    one = {"left": SyntheticModality(kind="sequence", width=1, length=8)}
+    config = SyntheticConfig(rows=300, modalities=one, planted="additive", tasks={"edit": SyntheticTask(per_step=True)})
+    data = load(config)
+    there = data.known["edit"]
+    told = roc_auc_score(data.targets["edit"][there], data.inputs["left"][there][:, 0])
+    assert max(told, 1 - told) > 0.7
+
+
 def test_the_spec_is_known_without_the_data():
-    for config in (SyntheticConfig(), SyntheticConfig(modalities=RAGGED, rows=12)):
+    stepwise = {"modalities": TWO_SEQUENCES, "tasks": {"edit": SyntheticTask(per_step=True)}}
+    for config in (
+        SyntheticConfig(),
+        SyntheticConfig(modalities=RAGGED, rows=12, missing_cells=0.2),
+        SyntheticConfig(**stepwise, rows=12),
+    ):
         assert spec(config) == load(config).spec
+        gaps = {f.gaps for m in spec(config).modalities for f in m.features}
+        assert gaps == {config.missing_cells > 0}
     assert truth(SyntheticConfig()).useful == ("clinical", "imaging", "sensor")
 
 
@@ -290,12 +379,26 @@ def test_useful_modalities_of_a_twin_may_be_chosen():
     [
         (Planting(), ("gait",), "interaction expects at least two useful modalities, found 1"),
         (Planting(planted="pointer"), None, "pointer expects one label per row, found a task per step"),
-        (Planting(planted="additive"), ("clinic", "cells"), "a task per step expects a useful sequence, found none"),
+        (Planting(planted="additive"), ("clinic", "cells"), "walking: .* expects a useful sequence among its steps"),
     ],
 )
 def test_a_plan_that_a_spec_cannot_carry_is_refused(plan, useful, message):
     with pytest.raises(ConfigError, match=message):
         twin(CLINICAL, plan, useful)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (("gate",), "task edit: expected steps of sequences of the spec, found 'gate'"),
+        (("cells",), "task edit: expected steps of sequences of the spec, found 'cells'"),
+        (("gait", "nap"), r"task edit: expected steps of sequences of one length, found \[7, 20\]"),
+    ],
+)
+def test_steps_of_what_has_none_are_refused(steps, message):
+    nap = Modality("nap", "sequence", (Feature("depth"),), length=7)
+    with pytest.raises(ConfigError, match=message):
+        twin(Spec((*CLINICAL.modalities, nap), (Task("edit", "regression", steps=steps),)))
 
 
 @pytest.mark.parametrize(
@@ -308,6 +411,10 @@ def test_a_plan_that_a_spec_cannot_carry_is_refused(plan, useful, message):
         ({"modalities": {"a": {"useful": False}}}, "expected at least one useful modality, found none"),
         ({"planted": "pointer", "modalities": {"a": {}}}, "pointer expects two useful .* found one vector"),
         ({"planted": "pointer", "modalities": {"a": {}, "b": {"width": 1}}}, "two columns, sign and cue, in b"),
+        (
+            {"tasks": {"t": {"per_step": True}}, "modalities": {"a": {}, "b": {}}},
+            "expects a useful sequence, found none",
+        ),
         ({"signl": 1.0}, "signl: unknown key \\(did you mean 'signal'\\?\\)"),
         ({"missing_cells": 1.0}, "missing_cells: expected less than 1, found 1"),
         ({"tasks": {}}, "tasks: .*at least 1 item"),

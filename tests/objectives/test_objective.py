@@ -12,7 +12,7 @@ from fusion_lab.objectives import Objective, ObjectiveConfig
 BINARY = Task("died", "binary", ("no", "yes"))
 GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
 MONTHS = Task("months", "regression")
-STEPS = Task("walking", "binary", ("no", "yes"), per_step=True)
+STEPS = Task("walking", "binary", ("no", "yes"), steps=("sensor",))
 SPEC = Spec((), (BINARY, GRADE, MONTHS, STEPS))
 ROWS, TIME = 8, 5
 CLASS_WEIGHTS = {

@@ -36,6 +36,21 @@ REGRESSION = {
     "data.tasks": {"outcome": {"kind": "binary"}, "dose": {"kind": "regression"}},
     "data.unknown_labels": 0.1,
 }
+PER_STEP = {
+    "data.modalities": {
+        "a": {"width": 4},
+        "s": {"kind": "sequence", "width": 3, "length": 4},
+        "t": {"kind": "sequence", "width": 2, "length": 4},
+    },
+    "data.tasks": {
+        "edit": {"kind": "binary", "per_step": True},
+        "phase": {"kind": "multiclass", "per_step": True},
+        "pace": {"kind": "regression", "per_step": True},
+        "outcome": {"kind": "binary"},
+    },
+    "data.unknown_labels": 0.1,
+}
+"""Tasks of every kind per step, and one per row."""
 
 
 OWN = (

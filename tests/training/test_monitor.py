@@ -88,6 +88,6 @@ def test_heads_become_probabilities_and_values_in_the_targets_unit():
 def test_steps_of_a_per_step_task_are_scored_as_rows():
     score, target, known = drawn(2, 2, folds=2, rows=40)
     steps = [leaf.reshape(2, 10, 4) for leaf in (score[..., 1], target, known)]
-    per_step = Task("walking", "binary", ("no", "yes"), per_step=True)
+    per_step = Task("walking", "binary", ("no", "yes"), steps=("sensor",))
     expected = auroc(BINARY, score[..., 1], target, known)
     np.testing.assert_array_equal(auroc(per_step, *flat_steps(per_step, *steps)), expected)

@@ -15,7 +15,7 @@ from fusion_lab.evaluation.folds import objective
 from fusion_lab.training import cross_validate
 from fusion_lab.training.targets import TargetScale
 
-DOSE, PACE = Task("dose", "regression"), Task("pace", "regression", per_step=True)
+DOSE, PACE = Task("dose", "regression"), Task("pace", "regression", steps=("sensor",))
 TASKS = (DOSE, PACE, Task("relapse", "binary", ("no", "yes")))
 FOLDS, ROWS, STEPS = 3, 30, 4
 
