@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from fusion_lab.evaluation.metrics import METRICS, RANGES, THRESHOLDED, evaluate
 from fusion_lab.evaluation.thresholds import Thresholds, fold_thresholds
 
 SPLITS = ("val", "test")
+"""What is scored unless more is asked: ``"holdout"``, each fold's model on the locked rows, is not."""
 
 ALL_TASKS = ""
 """The task name of rows that hold the mean over tasks."""
@@ -56,12 +57,12 @@ class _Rows:
     threshold: np.ndarray
 
 
-def score_folds(predictions: Predictions, spec: Spec) -> FoldScores:
+def score_folds(predictions: Predictions, spec: Spec, splits: Sequence[str] = SPLITS) -> FoldScores:
     """Every metric of every task, fold and split, thresholds taken from each fold's validation rows only."""
     thresholds = fold_thresholds(predictions, spec)
     scores: list[_Score] = []
     pooled: list[dict[str, Any]] = []
-    for split in SPLITS:
+    for split in splits:
         part = predictions.of(split)
         if len(part.fold):
             for fold in _fold_numbers(predictions):
@@ -79,7 +80,8 @@ def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataF
 
     The mean is one over all ``k`` folds or it is NaN: a fold whose score is undefined is counted in ``undefined`` and
     never skipped; ``pooled``, the score of all folds' rows taken together, is there in either case. Intervals are those
-    of :func:`~fusion_lab.evaluation.intervals.corrected_interval`, clipped to the metric's range.
+    of :func:`~fusion_lab.evaluation.intervals.corrected_interval`, clipped to the metric's range; a holdout has none,
+    being the same rows in every fold: how its scores differ does not tell how other rows would.
     """
     train = float(folds.train.sum(1).mean())
     sizes = {"val": float(folds.val.sum(1).mean()), "test": float(folds.test.sum(1).mean())}
@@ -88,7 +90,7 @@ def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataF
     summary = []
     for (split, task, metric), rows in groups.items():
         values = np.array([value for _, value, _ in rows], dtype=float)
-        interval = corrected_interval(values, train, sizes[split], level)
+        interval = corrected_interval(values, train, sizes[split], level) if split in sizes else (np.nan, np.nan)
         low, high = np.clip(interval, *RANGES[metric])
         summary.append(
             {

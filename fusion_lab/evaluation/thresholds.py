@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from fusion_lab.contracts import Predictions, Spec
+from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.evaluation.metrics import cuts
 
 
@@ -53,6 +55,24 @@ def fold_thresholds(predictions: Predictions, spec: Spec) -> Thresholds:
             values[task.name] = np.array([value for value, _ in pairs], dtype=float)
             notes[task.name] = tuple(note for _, note in pairs)
     return Thresholds(values, notes)
+
+
+def pooled_thresholds(
+    predictions: Predictions, spec: Spec, temperature: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """For each binary task, the best-F1 threshold of all folds' validation rows together: for models served as one.
+
+    The steps of a task per step count as rows. ``temperature`` of a task, 1 where it is not named, is that of the
+    probabilities which the threshold is for. 0.5 where the rows hold one class only or a score is not finite.
+    """
+    validation, found = predictions.of("val"), {}
+    for task in spec.tasks:
+        if task.kind == "binary":
+            target, score = _known(validation, task.name)
+            usable = _usable(target, score)
+            score = with_temperature(task, score, (temperature or {}).get(task.name, 1.0))
+            found[task.name] = best_f1_threshold(target, score) if usable else 0.5
+    return found
 
 
 def has_both_classes(target: np.ndarray) -> bool:

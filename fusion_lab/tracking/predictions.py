@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from fusion_lab.contracts import Predictions, Spec, Task
+from fusion_lab.contracts import DataError, Predictions, Spec, Task
+
+_ENTRY = ["fold", "split", "id"]
 
 
 def prediction_table(predictions: Predictions, spec: Spec, ids: np.ndarray) -> pa.Table:
@@ -26,8 +31,67 @@ def prediction_bytes(predictions: Predictions, spec: Spec, ids: np.ndarray) -> b
     return sink.getvalue().to_pybytes()
 
 
+def read_predictions(data: bytes | Path) -> pa.Table:
+    """The table that :func:`prediction_bytes` wrote, from memory or from a file.
+
+    Raises:
+        DataError: not a parquet file.
+    """
+    try:
+        return parquet.read_table(pa.BufferReader(data) if isinstance(data, bytes) else data)
+    except (pa.ArrowException, OSError) as error:
+        where = "predictions" if isinstance(data, bytes) else data
+        found = str(error).split("\n", 1)[0]
+        raise DataError(f"{where}: expected a parquet file of predictions, found {found}") from error
+
+
+def predictions_from_table(table: pa.Table, spec: Spec, ids: np.ndarray) -> Predictions:
+    """The inverse of :func:`prediction_table`, whatever the order of the table's lines: rows are places in ``ids``.
+
+    Entries are in the order in which the table's first task has them; unknown targets are 0, scores are float64.
+
+    Raises:
+        DataError: an id that is not among ``ids``, a task that is not in the table, lines missing or too many.
+    """
+    frame = table.to_pandas()
+    parts = {task.name: frame[frame["task"] == task.name] for task in spec.tasks}
+    keys = pd.MultiIndex.from_frame(parts[spec.tasks[0].name][_ENTRY].astype({"split": str})).unique()
+    row = pd.Index(np.asarray(ids).astype(str)).get_indexer(keys.get_level_values("id").astype(str))
+    if (row < 0).any():
+        expected = "predictions: expected ids of the data set"
+        raise DataError(f"{expected}, found {(row < 0).sum()} of {len(row)} entries with an id that is not in it")
+    columns = {task.name: _task_columns(parts[task.name], task, keys) for task in spec.tasks}
+    by_kind = ({name: of[kind] for name, of in columns.items()} for kind in range(3))
+    fold = keys.get_level_values("fold").to_numpy().astype(int)
+    return Predictions(fold, keys.get_level_values("split").to_numpy().astype(str), row, *by_kind)
+
+
+def _task_columns(part: pd.DataFrame, task: Task, keys: pd.MultiIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Target, known and score of one task's lines."""
+    classes = _classes(task)
+    entry = keys.get_indexer(pd.MultiIndex.from_frame(part[_ENTRY].astype({"split": str})))
+    step, code = part["step"].to_numpy(), pd.Index(classes).get_indexer(part["class"].astype(str))
+    shape = len(keys), int(step.max(initial=0)) + 1, len(classes)
+    inside = (entry >= 0) & (step >= 0) & (code >= 0)
+    place = np.ravel_multi_index((entry[inside], step[inside], code[inside]), shape)
+    if not len(part) or len(np.unique(place)) != len(part) or len(part) != np.prod(shape):
+        expected = f"predictions: expected one line per entry, step and class of task {task.name!r}"
+        found = f"{len(part)} lines, {len(np.unique(place))} of them such ones" if len(part) else "none"
+        raise DataError(f"{expected}, {np.prod(shape)} in all, found {found}")
+    lines = np.argsort(place)
+    target, known, score = (part[name].to_numpy()[lines].reshape(shape) for name in ("target", "known", "score"))
+    target, known = (values[..., 0] for values in (np.where(known, target, 0.0), known))
+    if task.kind != "multiclass":
+        score = score[..., 0]
+    return (target, known, score) if task.per_step else (target[:, 0], known[:, 0], score[:, 0])
+
+
+def _classes(task: Task) -> list[str]:
+    return list(task.classes) if task.kind == "multiclass" else [task.positive or ""]
+
+
 def _task_table(predictions: Predictions, task: Task, ids: np.ndarray) -> pa.Table:
-    classes = list(task.classes) if task.kind == "multiclass" else [task.positive or ""]
+    classes = _classes(task)
     entries = len(predictions.row)
     target = predictions.target[task.name].reshape(entries, -1)  # [P, T], T = 1 without steps
     known = predictions.known[task.name].astype(bool).reshape(entries, -1)

@@ -2,12 +2,15 @@
 
 ``prevalence``, ``logistic`` (ridge for a regression task), ``trees``, each modality alone (``single:<modality>``), the
 best of these (``best_single``, chosen on validation rows) and the mean of their answers (``late_average``).
+
+Of a task per step every step is a line of its own (:func:`fusion_lab.zoo.tabular.step_columns`); the linear models and
+the trees are fitted to at most :data:`fusion_lab.zoo.tabular.LINES` of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,11 +20,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fusion_lab.config import nearest
-from fusion_lab.contracts import Batch, ConfigError, Folds, Predictions, Spec, Task, fold_rows
+from fusion_lab.contracts import Batch, ConfigError, Folds, Modality, Predictions, Spec, Task, fold_rows
 from fusion_lab.zoo import linear, tabular
 
 Answers = dict[str, np.ndarray]
-"""{task: probability [B], class probabilities [B,C] or value [B]}."""
+"""{task: probability [B], class probabilities [B,C] or value [B]}, of a task per step with T after B."""
+
+BatchOf = Callable[[int, Tensor], Batch]
+"""Rows by index, with targets, scaled as the models of one fold see them."""
 
 SINGLE = "single:"
 
@@ -45,15 +51,16 @@ class Baseline(Protocol):
 
 
 class Prevalence:
-    """The same answer for every row: the weighted mean of the training rows' targets, class by class."""
+    """The same answer everywhere: the weighted mean of the training rows' (or steps') targets, class by class."""
 
     def fit(self, batch: Batch, spec: Spec) -> Prevalence:
+        self._tasks = {task.name: task for task in spec.tasks}
         self._answers = {task.name: _prevalence(task, *tabular.labelled(batch, task)[1:]) for task in spec.tasks}
         return self
 
     def predict(self, batch: Batch) -> Answers:
-        rows = len(batch.weight)
-        return {name: np.tile(answer, (rows, *[1] * answer.ndim)) for name, answer in self._answers.items()}
+        shapes = {name: _line_shape(batch, task) for name, task in self._tasks.items()}
+        return {name: np.tile(answer, (*shapes[name], *[1] * answer.ndim)) for name, answer in self._answers.items()}
 
 
 class _View:
@@ -76,40 +83,49 @@ class Logistic:
     """Linear model on all columns of its modalities and one indicator per absent modality.
 
     Logistic regression with an L2 penalty chosen by three-fold likelihood inside the training rows; for a regression
-    task, ridge regression with a penalty chosen by leave-one-out error. With the penalty is chosen by which power of
-    its width a modality's columns are divided: 0, 1/2 or 1, so that wide modalities need not drown narrow ones. A
-    missing cell is 0. A task of which the training rows hold less than two classes, or less than two rows, gets no
-    answer.
+    task, ridge regression with a penalty chosen by leave-one-out error. Of a task per step rows are held out whole for
+    that, in three parts for both. With the penalty is chosen by which power of its width a modality's columns are
+    divided: 0, 1/2 or 1, so that wide modalities need not drown narrow ones. A missing cell is 0. A task of which the
+    training rows hold less than two classes, or less than two rows, gets no answer.
     """
 
     def __init__(self, *modalities: str) -> None:
         self._names = modalities
 
     def fit(self, batch: Batch, spec: Spec) -> Logistic:
-        self._spec = spec
-        self._modalities = tuple(m for m in spec.modalities if not self._names or m.name in self._names)
-        weight = tabular.array(batch.weight)
-        columns = np.nan_to_num(tabular.columns(batch, self._modalities))
-        scales = linear.scales(tabular.block_widths(self._modalities))
-        self._views = [_View(scale, columns[weight > 0]) for scale in scales]
-        reduced = [view(columns) for view in self._views]
-        self._models: dict[str, linear.Chosen] = {}
+        modalities = tuple(m for m in spec.modalities if not self._names or m.name in self._names)
+        self._modalities, self._tasks = _bare(modalities), {task.name: task for task in spec.tasks}
+        rows = np.nan_to_num(tabular.columns(batch, modalities))
+        views = _views(modalities, (), rows[tabular.array(batch.weight) > 0])
+        reduced = [view(rows) for view in views]
+        self._models: dict[str, tuple[_View, Any]] = {}
         for task in spec.tasks:
-            rows, target, weights = tabular.labelled(batch, task)
-            if tabular.learnable(task, target):
-                self._models[task.name] = linear.fit(task, [r[rows] for r in reduced], target, weights)
+            lines, target, weight = tabular.sampled(batch, task)
+            if not tabular.learnable(task, target):
+                continue
+            if task.per_step:
+                self._models[task.name] = _fit_steps(task, batch, modalities, lines, target, weight)
+            else:
+                place, model = linear.fit(task, [r[lines] for r in reduced], target, weight)
+                self._models[task.name] = views[place], model
         return self
 
     def predict(self, batch: Batch) -> Answers:
-        columns = np.nan_to_num(tabular.columns(batch, self._modalities))
-        reduced = {view: self._views[view](columns) for view in {view for view, _ in self._models.values()}}
-        fitted = self._models.items()
-        return {name: _answer(self._spec.task(name), model, reduced[view]) for name, (view, model) in fitted}
+        rows = tabular.columns(batch, self._modalities)
+        return {name: self._answer(name, batch, rows) for name in self._models}
+
+    def _answer(self, name: str, batch: Batch, rows: np.ndarray) -> np.ndarray:
+        task, (view, model) = self._tasks[name], self._models[name]
+
+        def answer(columns: np.ndarray) -> np.ndarray:
+            return _answer(task, model, view(np.nan_to_num(columns)))
+
+        return _answer_lines(task, batch, self._modalities, rows, answer)
 
     def coefficients(self, task: str) -> np.ndarray:
         """Weights of the columns, ``[1 or C, columns]``."""
         view, model = self._models[task]
-        return self._views[view].unscaled(np.atleast_2d(model.coef_))
+        return view.unscaled(np.atleast_2d(model.coef_))
 
 
 class Trees:
@@ -119,49 +135,66 @@ class Trees:
     """
 
     def fit(self, batch: Batch, spec: Spec) -> Trees:
-        self._spec = spec
-        parts = [tabular.columns(batch, (modality,)) for modality in spec.modalities]
-        spared = np.concatenate([np.full(part.shape[1], part.shape[1] <= _NARROW) for part in parts])
-        columns = np.concatenate(parts, axis=1)
+        self._modalities, self._tasks = _bare(spec.modalities), {task.name: task for task in spec.tasks}
+        rows = tabular.columns(batch, spec.modalities)
         self._models: dict[str, tuple[np.ndarray, Any]] = {}
         for task in spec.tasks:
-            rows, target, weight = tabular.labelled(batch, task)
-            kept = tabular.screen(columns[rows], tabular.one_hot(task, target), weight, spared)
+            lines, target, weight = tabular.sampled(batch, task)
+            here = tabular.step_columns(batch, spec.modalities, task.steps, lines) if task.per_step else rows[lines]
+            spared = tabular.block_widths(spec.modalities, task.steps) <= _NARROW
+            kept = tabular.screen(here, tabular.one_hot(task, target), weight, spared)
             kind = HistGradientBoostingRegressor if task.kind == "regression" else HistGradientBoostingClassifier
             # weighted bins take scikit-learn twenty times as long: equal weights are better left out
             weights = None if (weight == weight[0]).all() else weight
-            model = kind(**_TREES).fit(columns[np.ix_(rows, kept)], tabular.codes(task, target), sample_weight=weights)
+            model = kind(**_TREES).fit(here[:, kept], tabular.codes(task, target), sample_weight=weights)
             self._models[task.name] = kept, model
         return self
 
     def predict(self, batch: Batch) -> Answers:
-        columns = tabular.columns(batch, self._spec.modalities)
-        fitted = self._models.items()
-        return {name: _answer(self._spec.task(name), model, columns[:, kept]) for name, (kept, model) in fitted}
+        rows = tabular.columns(batch, self._modalities)
+        return {name: self._answer(name, batch, rows) for name in self._models}
+
+    def _answer(self, name: str, batch: Batch, rows: np.ndarray) -> np.ndarray:
+        task, (kept, model) = self._tasks[name], self._models[name]
+        return _answer_lines(
+            task, batch, self._modalities, rows, lambda columns: _answer(task, model, columns[:, kept])
+        )
 
 
 class Single:
-    """:class:`Logistic` on one modality, fitted where it is present; other rows get the training prevalence."""
+    """:class:`Logistic` on one modality, fitted where it is present; the rest gets the training prevalence.
+
+    Of a task per step, a sequence among its ``steps`` is present or absent step by step.
+    """
 
     def __init__(self, modality: str) -> None:
         self.modality = modality
 
     def fit(self, batch: Batch, spec: Spec) -> Single:
+        self.tasks = {task.name: task for task in spec.tasks}
         self._prevalence = Prevalence().fit(batch, spec)
-        here = batch.weight * self.present(batch).to(batch.weight)
-        self._model = Logistic(self.modality).fit(batch._replace(weight=here), spec) if bool(here.any()) else None
+        here = batch.weight * self._row_present(batch).to(batch.weight)
+        known = {name: batch.known[name] & self.present(batch, task) for name, task in self.tasks.items()}
+        part = batch._replace(weight=here, known=known)
+        self._model = Logistic(self.modality).fit(part, spec) if bool(here.any()) else None
         return self
 
-    def present(self, batch: Batch) -> Tensor:
-        """Rows in which the modality is present, bool ``[B]``."""
-        return batch.valid[self.modality].reshape(len(batch.weight), -1).any(1)
+    def present(self, batch: Batch, task: Task) -> Tensor:
+        """Lines of a task at which the modality is present, bool ``[B]`` or ``[B,T]``."""
+        if self.modality in task.steps:
+            return batch.valid[self.modality]
+        rows = self._row_present(batch)
+        return rows[:, None].expand(-1, tabular.step_count(batch, task)) if task.per_step else rows
 
     def predict(self, batch: Batch) -> Answers:
         answers = self._prevalence.predict(batch)
-        present = self.present(batch).cpu().numpy()
         for name, answer in (self._model.predict(batch) if self._model else {}).items():
+            present = self.present(batch, self.tasks[name]).cpu().numpy()
             answers[name][present] = answer[present]
         return answers
+
+    def _row_present(self, batch: Batch) -> Tensor:
+        return batch.valid[self.modality].reshape(len(batch.weight), -1).any(1)
 
 
 class BestSingle:
@@ -179,8 +212,9 @@ class BestSingle:
         answers = {name: single.predict(validation) for name, single in self._singles.items()}
         self.chosen: dict[str, str] = {}
         for task in spec.tasks:
-            rows, target, weight = tabular.labelled(validation, task)
-            merits = {name: _merit(task, target, of[task.name][rows], weight) for name, of in answers.items()}
+            lines, target, weight = tabular.labelled(validation, task)
+            found = {name: _by_line(task, of[task.name])[lines] for name, of in answers.items()}
+            merits = {name: _merit(task, target, answer, weight) for name, answer in found.items()}
             self.chosen[task.name] = max(merits, key=lambda name: merits[name])
         return self
 
@@ -190,18 +224,22 @@ class BestSingle:
 
 
 class LateAverage:
-    """The mean of the single modalities' answers over the modalities present; of a row without any, the prevalence."""
+    """The mean of the single modalities' answers over the modalities present; without any, the prevalence."""
 
     def __init__(self, singles: dict[str, Single]) -> None:
         self._singles = singles
 
     def predict(self, batch: Batch) -> Answers:
-        parts = [(s.present(batch).cpu().numpy().astype(float), s.predict(batch)) for s in self._singles.values()]
-        counted = np.array([present for present, _ in parts])
-        # an absent modality's answer is the prevalence, so that the plain mean serves a row without any
+        first = next(iter(self._singles.values()))
+        answers = [single.predict(batch) for single in self._singles.values()]
+        return {name: self._mean(batch, task, [a[name] for a in answers]) for name, task in first.tasks.items()}
+
+    def _mean(self, batch: Batch, task: Task, answers: list[np.ndarray]) -> np.ndarray:
+        counted = np.array([s.present(batch, task).cpu().numpy().astype(float) for s in self._singles.values()])
+        # an absent modality's answer is the prevalence, so that the plain mean serves where there is none
         share = np.where(counted.any(0), counted, 1.0)
-        share = share / share.sum(0)
-        return {task: sum((share[i] * a[task].T).T for i, (_, a) in enumerate(parts)) for task in parts[0][1]}
+        share = (share / share.sum(0)).reshape(*share.shape, *[1] * (task.kind == "multiclass"))
+        return sum(part * answer for part, answer in zip(share, answers, strict=True))
 
 
 @dataclass
@@ -253,7 +291,7 @@ def fit_baseline(name: str, fold: TrainingFold) -> Baseline:
 def run_baselines(
     spec: Spec,
     folds: Folds,
-    batch_of: Callable[[int, Tensor], Batch],
+    batch_of: BatchOf,
     names: tuple[str, ...] | None = None,
     on_fold: Callable[[str, int], None] | None = None,
 ) -> dict[str, Predictions]:
@@ -263,31 +301,69 @@ def run_baselines(
     fold)`` hears of each baseline before it is fitted. Answers are for validation and test rows.
 
     Raises:
-        ConfigError: an unknown name, or a task with a target per step.
+        ConfigError: an unknown name.
     """
     names = _checked(spec, names)
     indices = {split: fold_rows(mask) for split, mask in (("val", folds.val), ("test", folds.test))}
     parts: dict[str, list[Predictions]] = {name: [] for name in names}
     with threadpool_limits(limits=1):
-        for fold, train in enumerate(fold_rows(folds.train)):
-            asked = {split: rows[fold] for split, rows in indices.items() if len(rows[fold])}
-            batches = {split: batch_of(fold, rows) for split, rows in asked.items()}
-            data = TrainingFold(spec, batch_of(fold, train), batches.get("val"))
-            _assert_learnable(data)
+        for fold, data in _training_folds(spec, folds, batch_of):
+            rows = {split: of[fold] for split, of in indices.items()}
+            batches = {"val": data.val, "test": batch_of(fold, rows["test"]) if len(rows["test"]) else None}
             for name in names:
                 if on_fold is not None:
                     on_fold(name, fold)
                 model = fit_baseline(name, data)
-                parts[name] += [_predict(model, b, spec, fold, s, asked[s]) for s, b in batches.items()]
+                parts[name] += [_predict(model, b, spec, fold, s, rows[s]) for s, b in batches.items() if b is not None]
     return {name: _joined(parts[name], spec) for name in names}
 
 
+def fit_folds(
+    name: str,
+    spec: Spec,
+    folds: Folds,
+    batch_of: BatchOf,
+    on_fold: Callable[[str, int], None] | None = None,
+) -> tuple[Baseline, ...]:
+    """One baseline's K fitted models, those that :func:`run_baselines` asks, whose arguments these are.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    _checked(spec, (name,))
+    models = []
+    with threadpool_limits(limits=1):
+        for fold, data in _training_folds(spec, folds, batch_of):
+            if on_fold is not None:
+                on_fold(name, fold)
+            models.append(fit_baseline(name, data))
+    return tuple(models)
+
+
+def answer_rows(models: Sequence[Baseline], spec: Spec, batch_of: BatchOf, rows: Tensor) -> Answers:
+    """What the model of each fold says of the same rows, int64 ``[B]``: :data:`Answers` with K before B."""
+    predictions = predict_rows(models, spec, batch_of, rows, "")
+    shape = len(models), len(rows)
+    return {name: score.reshape(*shape, *score.shape[1:]) for name, score in predictions.score.items()}
+
+
+def predict_rows(
+    models: Sequence[Baseline], spec: Spec, batch_of: BatchOf, rows: Tensor, split: str = "holdout"
+) -> Predictions:
+    """The same as predictions, fold after fold, with the rows' targets: of a locked holdout, say."""
+    with threadpool_limits(limits=1):
+        parts = [_predict(m, batch_of(fold, rows), spec, fold, split, rows) for fold, m in enumerate(models)]
+    return _joined(parts, spec)
+
+
+def _training_folds(spec: Spec, folds: Folds, batch_of: BatchOf) -> Iterator[tuple[int, TrainingFold]]:
+    for fold, (train, val) in enumerate(zip(fold_rows(folds.train), fold_rows(folds.val), strict=True)):
+        data = TrainingFold(spec, batch_of(fold, train), batch_of(fold, val) if len(val) else None)
+        _assert_learnable(data)
+        yield fold, data
+
+
 def _checked(spec: Spec, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    for task in spec.tasks:
-        if task.per_step:
-            raise ConfigError(
-                f"baselines: expected tasks with one target per row, found {task.name!r} with one per step"
-            )
     known = baseline_names(spec)
     for name in names or ():
         if name not in known:
@@ -323,7 +399,62 @@ def _prevalence(task: Task, target: np.ndarray, weight: np.ndarray) -> np.ndarra
     return mean if task.kind == "multiclass" else mean[0]
 
 
+def _bare(modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
+    """Without the names of their features, of which answering needs none and a file would hold thousands."""
+    return tuple(replace(modality, features=()) for modality in modalities)
+
+
+def _views(modalities: tuple[Modality, ...], steps: tuple[str, ...], training: np.ndarray) -> list[_View]:
+    return [_View(scale, training) for scale in linear.scales(tabular.block_widths(modalities, steps))]
+
+
+def _fit_steps(
+    task: Task,
+    batch: Batch,
+    modalities: tuple[Modality, ...],
+    lines: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray,
+) -> tuple[_View, Any]:
+    """A linear model of a task per step, its penalty chosen by rows held out whole."""
+    columns = np.nan_to_num(tabular.step_columns(batch, modalities, task.steps, lines))
+    views = _views(modalities, task.steps, columns)
+    rows = lines // tabular.step_count(batch, task)
+    place, model = linear.fit(task, [view(columns) for view in views], target, weight, rows)
+    return views[place], model
+
+
+def _answer_lines(
+    task: Task,
+    batch: Batch,
+    modalities: tuple[Modality, ...],
+    rows: np.ndarray,
+    answer: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """``answer`` of the columns of every row, which are ``rows``, or of every step of a task per step."""
+    if not task.per_step:
+        return answer(rows)
+    if not any(modality.name in task.steps for modality in modalities):
+        return np.repeat(answer(rows)[:, None], tabular.step_count(batch, task), axis=1)
+    parts = tabular.parts(batch, task)
+    found = [answer(tabular.step_columns(part, modalities, task.steps, lines)) for part, lines in parts]
+    lines = np.concatenate(found)
+    return lines.reshape(*_line_shape(batch, task), *lines.shape[1:])
+
+
+def _line_shape(batch: Batch, task: Task) -> tuple[int, ...]:
+    """``(B,)``, or ``(B, T)`` of a task per step."""
+    count = len(batch.weight)
+    return (count, tabular.step_count(batch, task)) if task.per_step else (count,)
+
+
+def _by_line(task: Task, answer: np.ndarray) -> np.ndarray:
+    """Answers ``[B,...]`` or ``[B,T,...]`` one after the other."""
+    return answer.reshape(-1, *answer.shape[2:]) if task.per_step else answer
+
+
 def _answer(task: Task, model: Any, columns: np.ndarray) -> np.ndarray:
+    """``[lines]``, or ``[lines, C]`` of a multiclass task."""
     if task.kind == "regression":
         return model.predict(columns)
     probability = model.predict_proba(columns)

@@ -1,6 +1,11 @@
-"""A batch as scikit-learn takes it: one table of columns, the rows whose label is known, their weights."""
+"""A batch as scikit-learn takes it: one table of columns, the lines whose label is known, their weights.
+
+A line is a row or, of a task per step, one step of a row: step t of row b is line ``b * T + t``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +14,8 @@ from fusion_lab.contracts import Batch, Modality, Task
 
 SCREENED = 512  # columns that the trees see: finding the bins of thousands would take longer than growing the trees
 
+LINES = 20_000  # steps that a model is fitted to or asked for at once: its columns have to fit into memory
+
 
 def array(values: Tensor) -> np.ndarray:
     """float64, whatever the tensor was."""
@@ -16,10 +23,39 @@ def array(values: Tensor) -> np.ndarray:
 
 
 def labelled(batch: Batch, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that count and whose label is known, their targets and their weights."""
-    weight = array(batch.weight)
-    rows = np.flatnonzero(batch.known[task.name].cpu().numpy() & (weight > 0))
-    return rows, array(batch.targets[task.name])[rows], weight[rows]
+    """Lines that count and whose label is known, their targets and their rows' weights."""
+    known = batch.known[task.name].cpu().numpy()
+    weight = np.broadcast_to(array(batch.weight).reshape(-1, *[1] * (known.ndim - 1)), known.shape).reshape(-1)
+    lines = np.flatnonzero(known.reshape(-1) & (weight > 0))
+    return lines, array(batch.targets[task.name]).reshape(-1)[lines], weight[lines]
+
+
+def sampled(batch: Batch, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model is fitted to: all :func:`labelled` rows, of a task per step at most :data:`LINES` of the steps.
+
+    They are spread evenly over the steps of each class, one drawn from each of as many equal parts: to take every n-th
+    step would be to see the same few places of every row.
+    """
+    lines, target, weight = labelled(batch, task)
+    if not task.per_step or len(lines) <= LINES:
+        return lines, target, weight
+    kinds = np.unique(target, return_inverse=True)[1] if task.kind != "regression" else np.zeros(len(target), int)
+    counts = np.bincount(kinds)
+    share = 1 + (LINES - len(counts)) * counts // len(lines)  # of every class at least one, LINES at most
+    rng = np.random.default_rng(0)
+    kept = np.sort(np.concatenate([_spread(np.flatnonzero(kinds == k), share[k], rng) for k in range(len(counts))]))
+    return lines[kept], target[kept], weight[kept]
+
+
+def _spread(places: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """One of each of ``count`` equal parts of ``places``."""
+    edges = np.linspace(0, len(places), count + 1).astype(int)
+    return places[rng.integers(edges[:-1], edges[1:])]
+
+
+def step_count(batch: Batch, task: Task) -> int:
+    """T of a task per step."""
+    return batch.valid[task.steps[0]].shape[1]
 
 
 def learnable(task: Task, target: np.ndarray) -> bool:
@@ -52,11 +88,49 @@ def columns(batch: Batch, modalities: tuple[Modality, ...]) -> np.ndarray:
     return np.concatenate(parts, axis=1, dtype=float)
 
 
-def block_widths(modalities: tuple[Modality, ...]) -> np.ndarray:
-    """Of each of the :func:`columns`, how many its modality has: int ``[columns]``."""
+def step_columns(
+    batch: Batch, modalities: tuple[Modality, ...], steps: tuple[str, ...], lines: np.ndarray
+) -> np.ndarray:
+    """The columns of some lines of a task per step, float64 ``[lines, columns]``.
+
+    Of each of the sequences ``steps``: the values at t and at t - 1, the mean over the steps up to t, NaN where there
+    is no value, then 1 where the sequence is absent at t. Of every other modality the :func:`columns` of its row, which
+    are the same at every step.
+    """
+    rows, places = np.divmod(lines, batch.valid[steps[0]].shape[1])
+    parts = [_clock(batch, m.name)[rows, places] if m.name in steps else columns(batch, (m,))[rows] for m in modalities]
+    return np.concatenate(parts, axis=1)
+
+
+def parts(batch: Batch, task: Task) -> Iterator[tuple[Batch, np.ndarray]]:
+    """The batch in parts of about :data:`LINES` lines at most, each with all of its lines of a task per step."""
+    count, length = len(batch.weight), step_count(batch, task)
+    size = max(1, LINES // length)
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        leaves = ({name: leaf[rows] for name, leaf in of.items()} for of in batch[:-1])
+        part = Batch(*leaves, weight=batch.weight[rows])
+        yield part, np.arange(len(part.weight) * length)
+
+
+def block_widths(modalities: tuple[Modality, ...], steps: tuple[str, ...] = ()) -> np.ndarray:
+    """Of each of the :func:`columns`, or :func:`step_columns`, how many its modality has: int ``[columns]``."""
     statistics = {"vector": 1, "bag": 4, "sequence": 5}
-    widths = [statistics[m.kind] * m.width + 1 for m in modalities]
+    widths = [(3 if m.name in steps else statistics[m.kind]) * m.width + 1 for m in modalities]
     return np.repeat(widths, widths)
+
+
+def _clock(batch: Batch, name: str) -> np.ndarray:
+    """One sequence step by step, ``[B,T,3F+1]``."""
+    valid = batch.valid[name].cpu().numpy()
+    real = batch.observed[name].cpu().numpy() & valid[..., None]
+    values = array(batch.inputs[name])
+    now = np.where(real, values, np.nan)
+    before = np.full_like(now, np.nan)
+    before[:, 1:] = now[:, :-1]
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the answer: no value
+        mean = np.where(real, values, 0.0).cumsum(1) / real.cumsum(1)
+    return np.concatenate([now, before, mean, ~valid[..., None]], axis=2, dtype=float)
 
 
 def _summary(values: np.ndarray, real: np.ndarray, ordered: bool) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, mean_absolute_error, r2_score, roc_auc_score
 
 from fusion_lab.contracts import ConfigError, DataError, Folds, Predictions, Spec, Task
 from fusion_lab.evaluation.folds import objective, score_folds, summarise
 from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.evaluation.thresholds import best_f1_threshold
 
 FOLDS, ROWS = 4, 30
@@ -158,11 +159,138 @@ def test_targets_per_step_are_scored_step_by_step():
     known = rng.random(shape) < 0.7
     fold, split = np.repeat(np.arange(FOLDS), ROWS), np.repeat("val", shape[0])
     predictions = Predictions(fold, split, np.arange(shape[0]), {"edit": target}, {"edit": known}, {"edit": score})
-    spec = Spec((), (Task("edit", "binary", ("no", "yes"), per_step=True),))
+    spec = Spec((), (Task("edit", "binary", ("no", "yes"), steps=("sensor",)),))
     table = score_folds(predictions, spec).table.set_index(["task", "metric", "fold"]).sort_index()
     for k in range(FOLDS):
         rows = known & (fold == k)[:, None]
         assert table.loc[("edit", "auroc", k), "value"] == pytest.approx(roc_auc_score(target[rows], score[rows]))
+
+
+STEPS = ("sensor",)
+EDIT = Task("edit", "binary", ("no", "yes"), STEPS)
+ACT = Task("act", "multiclass", ("a", "b", "c"), STEPS)
+PACE = Task("pace", "regression", steps=STEPS)
+
+
+def _steps(seed=0, time=6):
+    """Predictions of tasks per step, of every kind."""
+    rng = np.random.default_rng(seed)
+    rows = _predictions(seed)
+    shape = (len(rows.fold), time)
+    target = {
+        "edit": (rng.random(shape) < 0.4).astype(float),
+        "act": rng.integers(0, 3, shape).astype(float),
+        "pace": rng.normal(size=shape),
+    }
+    known = {name: rng.random(shape) < 0.7 for name in target}
+    score = {
+        "edit": 0.3 * target["edit"] + 0.7 * rng.random(shape),
+        "act": rng.dirichlet(np.ones(3), shape),
+        "pace": target["pace"] + rng.normal(size=shape),
+    }
+    return Predictions(rows.fold, rows.split, rows.row, target, known, score)
+
+
+def test_scores_per_step_are_scikit_learns_on_the_known_steps_one_after_the_other():
+    predictions, spec = _steps(), Spec((), (EDIT, ACT, PACE))
+    scores = score_folds(predictions, spec)
+    table = scores.table.set_index(["split", "task", "fold", "metric"]).sort_index()
+    pooled = scores.pooled.set_index(["split", "task", "metric"])["pooled"]
+
+    def expected(split, fold):
+        edit, act, pace = (_known(predictions, name, split, fold) for name in ("edit", "act", "pace"))
+        return {
+            ("edit", "auroc"): roc_auc_score(*edit),
+            ("act", "auroc"): roc_auc_score(*act, multi_class="ovr"),
+            ("act", "f1"): f1_score(act[0], act[1].argmax(-1), average="macro"),
+            ("pace", "r2"): r2_score(*pace),
+            ("pace", "mae"): mean_absolute_error(*pace),
+        }
+
+    for split in ("val", "test"):
+        for fold in range(FOLDS):
+            found = {(task, metric): table.loc[(split, task, fold, metric)] for task, metric in expected(split, fold)}
+            assert {key: row["value"] for key, row in found.items()} == pytest.approx(expected(split, fold))
+            assert all(row["n"] == len(_known(predictions, task, split, fold)[0]) for (task, _), row in found.items())
+            edit, threshold = (_known(predictions, "edit", s, fold) for s in (split, "val"))
+            f1 = f1_score(edit[0], edit[1] >= best_f1_threshold(*threshold))
+            assert table.loc[(split, "edit", fold, "f1"), "value"] == pytest.approx(f1)
+        whole = expected(split, None)
+        assert {key: pooled[(split, *key)] for key in whole} == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(("task", "metric"), [(EDIT, "auroc"), (EDIT, "f1"), (ACT, "log_loss"), (PACE, "r2")])
+def test_summary_and_objective_per_step_are_those_of_rows_that_are_steps(task, metric):
+    predictions, spec = _steps(), Spec((), (task,))
+    time = predictions.target[task.name].shape[1]
+    flat = [{task.name: getattr(predictions, kind)[task.name]} for kind in ("target", "known", "score")]
+    flat = [{n: values.reshape(-1, *values.shape[2:]) for n, values in of.items()} for of in flat]
+    places = (np.repeat(of, time) for of in (predictions.fold, predictions.split, predictions.row))
+    of_rows = Spec((), (Task(task.name, task.kind, task.classes),))
+    as_rows = Predictions(*places, *flat)
+    assert objective(predictions, spec, metric) == objective(as_rows, of_rows, metric)
+    summaries = [
+        summarise(score_folds(*of), _folds()).sort_values(["split", "task", "metric"], ignore_index=True)
+        for of in ((predictions, spec), (as_rows, of_rows))
+    ]
+    assert summaries[0].equals(summaries[1])
+
+
+def test_a_task_per_step_and_a_task_per_row_are_scored_together():
+    rows, steps = _predictions(tasks=("death",)), _steps()
+    columns = ({**getattr(rows, kind), "edit": getattr(steps, kind)["edit"]} for kind in ("target", "known", "score"))
+    both = Predictions(rows.fold, rows.split, rows.row, *columns)
+    table = score_folds(both, Spec((), (DEATH, EDIT))).table
+    for task, alone in ((DEATH, rows), (EDIT, steps)):
+        expected = score_folds(alone, Spec((), (task,))).table
+        mine = table[table["task"] == task.name].reset_index(drop=True)
+        assert mine.equals(expected[expected["task"] == task.name].reset_index(drop=True))
+
+
+def _with_holdout(predictions, rows=12, seed=7):
+    """The same, and what each fold's model says of the same locked rows."""
+    rng = np.random.default_rng(seed)
+    target = (rng.random(rows) < 0.5).astype(float)
+    parts = {"target": np.tile(target, FOLDS), "known": np.ones(rows * FOLDS, bool), "score": rng.random(rows * FOLDS)}
+    columns = (
+        {name: np.append(values, parts[kind]) for name, values in getattr(predictions, kind).items()}
+        for kind in ("target", "known", "score")
+    )
+    return Predictions(
+        np.append(predictions.fold, np.repeat(np.arange(FOLDS), rows)),
+        np.append(predictions.split, np.repeat("holdout", rows * FOLDS)),
+        np.append(predictions.row, np.tile(1000 + np.arange(rows), FOLDS)),
+        *columns,
+    )
+
+
+def test_a_holdout_is_scored_when_asked_and_moves_nothing_else(tmp_path):
+    plain = _predictions()
+    predictions = _with_holdout(plain)
+    assert predictions.split.tolist().count("holdout") == 12 * FOLDS
+    before, after = score_folds(plain, SPEC), score_folds(predictions, SPEC)
+    assert before.table.equals(after.table)
+    assert before.pooled.equals(after.pooled)
+    assert objective(plain, SPEC) == objective(predictions, SPEC)
+
+    asked = score_folds(predictions, SPEC, ("test", "holdout"))
+    table = asked.table.set_index(["split", "task", "fold", "metric"]).sort_index()
+    for fold in range(FOLDS):
+        target, score = _known(predictions, "death", "holdout", fold)
+        assert table.loc[("holdout", "death", fold, "auroc"), "value"] == pytest.approx(roc_auc_score(target, score))
+        threshold = best_f1_threshold(*_known(plain, "death", "val", fold))
+        f1 = f1_score(target, score >= threshold, zero_division=0)
+        assert table.loc[("holdout", "death", fold, "f1"), "value"] == pytest.approx(f1)
+    summary = summarise(asked, _folds()).set_index(["split", "task", "metric"]).sort_index()
+    row = summary.loc[("holdout", "death", "auroc")]
+    assert row["mean"] == pytest.approx(table.loc["holdout", "death", :, "auroc"]["value"].mean())
+    assert np.isnan([row["ci_low"], row["ci_high"]]).all()  # folds that share their rows say nothing of other rows
+    assert np.isfinite(summary.loc[("test", "death", "auroc"), "ci_low"])
+
+    save_predictions(predictions, tmp_path / "p.npz")
+    read = load_predictions(tmp_path / "p.npz")
+    assert read.split.tolist() == predictions.split.tolist()
+    assert score_folds(read, SPEC, ("holdout",)).table.equals(score_folds(predictions, SPEC, ("holdout",)).table)
 
 
 def test_objective_is_the_mean_over_tasks_of_the_mean_over_folds():

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from fusion_lab.contracts import Predictions, Spec, Task
-from fusion_lab.evaluation.thresholds import best_f1_threshold, fold_thresholds
+from fusion_lab.evaluation.calibration import with_temperature
+from fusion_lab.evaluation.thresholds import best_f1_threshold, fold_thresholds, pooled_thresholds
 
 SPEC = Spec((), (Task("event", "binary", ("no", "yes")), Task("dose", "regression")))
 
@@ -112,3 +113,33 @@ def test_without_two_classes_anywhere_the_threshold_is_a_half_and_says_so(split)
     found = fold_thresholds(_predictions(np.zeros(8 * len(split)), np.full(8 * len(split), 0.3), split), SPEC)
     assert found.values["event"].tolist() == [0.5, 0.5]
     assert all("0.5" in note for note in found.notes["event"])
+
+
+def test_the_pooled_threshold_is_that_of_all_known_validation_rows_after_their_temperature():
+    rng = np.random.default_rng(0)
+    target, score, known = np.array([0, 0, 1, 1] * 4), rng.random(16), np.ones(16, bool)
+    known[[1, 6]] = False
+    predictions = _predictions(target, score, known=known)
+    rows = known & (np.arange(16) < 8)  # the rest are test rows
+    assert pooled_thresholds(predictions, SPEC) == {"event": best_f1_threshold(target[rows], score[rows])}
+    found = pooled_thresholds(predictions, SPEC, {"event": 2.5, "dose": 1.0})["event"]
+    warm = with_temperature(SPEC.task("event"), score[rows], 2.5)
+    assert found == best_f1_threshold(target[rows], warm)
+    cut = score[rows] >= pooled_thresholds(predictions, SPEC)["event"]
+    np.testing.assert_array_equal(warm >= found, cut)  # the order of rows is the same: so is the best cut
+
+
+@pytest.mark.parametrize("score", [0.3, np.nan])
+def test_the_pooled_threshold_is_a_half_without_two_classes_and_finite_scores(score):
+    target = np.zeros(16) if score == 0.3 else np.array([0, 1] * 8)
+    assert pooled_thresholds(_predictions(target, np.full(16, score)), SPEC, {"event": 3.0}) == {"event": 0.5}
+
+
+def test_steps_count_as_rows_of_the_pooled_threshold():
+    rng = np.random.default_rng(0)
+    shape = (6, 5)
+    target, score, known = (rng.random(shape) < 0.5).astype(float), rng.random(shape), rng.random(shape) < 0.8
+    columns = {"walk": target}, {"walk": known}, {"walk": score}
+    predictions = Predictions(np.repeat([0, 1], 3), np.repeat("val", 6), np.arange(6), *columns)
+    spec = Spec((), (Task("walk", "binary", ("no", "yes"), ("sensor",)),))
+    assert pooled_thresholds(predictions, spec) == {"walk": best_f1_threshold(target[known], score[known])}

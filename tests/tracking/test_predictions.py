@@ -2,9 +2,52 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fusion_lab.contracts import Predictions, Spec, Task
-from fusion_lab.tracking.predictions import prediction_bytes, prediction_table
+from fusion_lab.contracts import DataError, Predictions, Spec, Task
+from fusion_lab.tracking.predictions import (
+    prediction_bytes,
+    prediction_table,
+    predictions_from_table,
+    read_predictions,
+)
+
+EVERY_KIND = Spec(
+    (),
+    tuple(
+        Task(f"{kind}{' per step' * bool(steps)}", kind, classes, steps)
+        for kind, classes in (("binary", ("no", "yes")), ("multiclass", ("a", "b", "c")), ("regression", ()))
+        for steps in ((), ("sensor",))
+    ),
+)
+
+
+def _drawn(rng, spec, ids, folds, splits, time, dtype=float):
+    """Every fold's answers for some rows of each split."""
+    parts = [(k, s, rng.permutation(ids)[: rng.integers(1, ids + 1)]) for k in range(folds) for s in splits]
+    fold = np.concatenate([np.full(len(rows), k) for k, _, rows in parts])
+    split = np.concatenate([np.full(len(rows), s) for _, s, rows in parts])
+    target, known, score = {}, {}, {}
+    for task in spec.tasks:
+        shape = (len(fold), time) if task.per_step else (len(fold),)
+        known[task.name] = rng.random(shape) < 0.7
+        values = rng.normal(size=shape) if task.kind == "regression" else rng.integers(0, 2, shape)
+        target[task.name] = values * known[task.name].astype(float)
+        cells = (*shape, 3) if task.kind == "multiclass" else shape
+        score[task.name] = rng.random(cells).astype(dtype)
+    return Predictions(fold, split, np.concatenate([rows for *_, rows in parts]), target, known, score)
+
+
+def _assert_same(found, expected):
+    for name in ("fold", "split", "row"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+    for kind in ("target", "known", "score"):
+        assert set(getattr(found, kind)) == set(getattr(expected, kind))
+        for task, values in getattr(expected, kind).items():
+            np.testing.assert_array_equal(getattr(found, kind)[task], values)
+    assert all(values.dtype == bool for values in found.known.values())
 
 
 def test_the_table_holds_every_prediction_with_its_id(make_outcome):
@@ -30,7 +73,7 @@ def test_steps_have_lines_of_their_own():
     predictions = Predictions(
         np.array([0, 1]), np.array(["val", "val"]), np.array([0, 1]), {"t": target}, {"t": known}, {"t": score}
     )
-    spec = Spec((), (Task("t", "binary", ("no", "yes"), per_step=True),))
+    spec = Spec((), (Task("t", "binary", ("no", "yes"), steps=("sensor",)),))
     table = prediction_table(predictions, spec, np.array(["a", "b"])).to_pandas()
     assert list(zip(table["id"], table["step"], table["score"], strict=True)) == [
         ("a", 0, 0.1),
@@ -46,3 +89,86 @@ def test_the_file_can_be_read_back(make_outcome):
     parts = (outcome.result.predictions, outcome.spec, outcome.ids)
     read = pd.read_parquet(io.BytesIO(prediction_bytes(*parts)))
     pd.testing.assert_frame_equal(read, prediction_table(*parts).to_pandas())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    folds=st.integers(1, 3),
+    time=st.integers(1, 4),
+    splits=st.sampled_from([("val",), ("val", "test"), ("val", "test", "holdout")]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_predictions_of_every_kind_come_back_as_they_were(seed, folds, time, splits, dtype):
+    rng = np.random.default_rng(seed)
+    predictions = _drawn(rng, EVERY_KIND, 6, folds, splits, time, dtype)
+    ids = np.array([f"patient {i}" for i in rng.permutation(6)])
+    table = read_predictions(prediction_bytes(predictions, EVERY_KIND, ids))
+    _assert_same(predictions_from_table(table, EVERY_KIND, ids), predictions)
+    order = rng.permutation(6)  # in another data set the same rows may stand elsewhere
+    places = np.argsort(order)
+    elsewhere = predictions_from_table(table, EVERY_KIND, ids[order])
+    np.testing.assert_array_equal(elsewhere.row, places[predictions.row])
+
+
+def test_the_order_of_lines_does_not_matter_within_an_entry():
+    rng = np.random.default_rng(0)
+    predictions = _drawn(rng, EVERY_KIND, 5, 2, ("val", "test"), 3)
+    ids = np.arange(5).astype(str)
+    table = prediction_table(predictions, EVERY_KIND, ids)
+    mixed = table.take(rng.permutation(len(table)))
+    found = predictions_from_table(mixed, EVERY_KIND, ids)
+
+    def sorted_by_entry(of):
+        order = np.lexsort((of.row, of.split, of.fold))
+        columns = ({n: v[order] for n, v in d.items()} for d in (of.target, of.known, of.score))
+        return Predictions(of.fold[order], of.split[order], of.row[order], *columns)
+
+    _assert_same(sorted_by_entry(found), sorted_by_entry(predictions))
+
+
+def test_predictions_of_a_run_come_back_from_a_file(make_outcome, tmp_path):
+    outcome = make_outcome(count=3)
+    path = tmp_path / "predictions.parquet"
+    path.write_bytes(prediction_bytes(outcome.result.predictions, outcome.spec, outcome.ids))
+    found = predictions_from_table(read_predictions(path), outcome.spec, outcome.ids)
+    assert found.row.tolist() == outcome.result.predictions.row.tolist()
+    for task in outcome.spec.tasks:
+        expected = outcome.result.predictions.score[task.name]
+        np.testing.assert_array_equal(found.score[task.name], expected)
+
+
+def test_ids_that_the_data_set_lacks_are_counted():
+    spec = Spec((), EVERY_KIND.tasks[:2])
+    predictions = _drawn(np.random.default_rng(0), spec, 5, 2, ("val",), 3)
+    table = prediction_table(predictions, spec, np.array(["a", "b", "c", "d", "e"]))
+    unknown = np.isin(predictions.row, [1, 3]).sum()
+    with pytest.raises(DataError, match=f"found {unknown} of {len(predictions.row)} entries with an id"):
+        predictions_from_table(table, spec, np.array(["a", "c", "e"]))
+
+
+@pytest.mark.parametrize("change", ["missing", "twice", "other class"])
+def test_lines_that_are_missing_or_too_many_are_refused(change):
+    spec = Spec((), EVERY_KIND.tasks[2:3])
+    table = prediction_table(_drawn(np.random.default_rng(0), spec, 5, 2, ("val",), 3), spec, np.arange(5).astype(str))
+    asked = Spec((), (Task("multiclass", "multiclass", ("a", "b", "other")),)) if change == "other class" else spec
+    lines = {"missing": np.arange(1, len(table)), "twice": np.r_[0, 0, 2 : len(table)]}
+    with pytest.raises(DataError, match="expected one line per entry, step and class of task 'multiclass'"):
+        predictions_from_table(table.take(lines.get(change, np.arange(len(table)))), asked, np.arange(5).astype(str))
+
+
+def test_a_task_without_lines_is_refused():
+    spec = Spec((), EVERY_KIND.tasks[:1])
+    predictions = _drawn(np.random.default_rng(0), spec, 5, 2, ("val",), 3)
+    ids = np.arange(5).astype(str)
+    more = Spec((), (*spec.tasks, Task("dose", "regression")))
+    with pytest.raises(DataError, match="task 'dose'.*found none"):
+        predictions_from_table(prediction_table(predictions, spec, ids), more, ids)
+
+
+def test_what_is_no_parquet_file_is_refused_in_one_line(tmp_path):
+    (tmp_path / "p.parquet").write_bytes(b"id,fold")
+    for data in (b"id,fold", b"", tmp_path / "p.parquet", tmp_path / "none.parquet"):
+        with pytest.raises(DataError, match="expected a parquet file of predictions") as told:
+            read_predictions(data)
+        assert "\n" not in str(told.value)

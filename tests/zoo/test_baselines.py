@@ -19,8 +19,11 @@ from fusion_lab.zoo.baselines import (
     Single,
     TrainingFold,
     Trees,
+    answer_rows,
     baseline_names,
     fit_baseline,
+    fit_folds,
+    predict_rows,
     run_baselines,
 )
 
@@ -36,6 +39,21 @@ def _modality(name, width=3, kind="vector", length=None):
 
 SPEC = Spec((_modality("blood"), _modality("image", 5)), (EVENT,))
 WIDE = Spec((_modality("blood"), _modality("image", 400)), (EVENT,))
+CLOCK = ("motion", "gyro")
+WALK = Task("walk", "binary", ("no", "yes"), CLOCK)
+ACT = Task("act", "multiclass", ("a", "b", "c"), CLOCK)
+PACE = Task("pace", "regression", steps=CLOCK)
+STEPPED = Spec(
+    (
+        _modality("blood"),
+        _modality("motion", 2, "sequence", 6),
+        _modality("gyro", 1, "sequence", 6),
+        _modality("sleep", 2, "sequence", 4),
+        _modality("cells", 2, "bag", 4),
+    ),
+    (EVENT, WALK, ACT, PACE),
+)
+BRIEF = Spec(STEPPED.modalities[1:3], (EVENT, WALK))
 MIXED = Spec(
     (_modality("blood"), _modality("motion", 2, "sequence", 6), _modality("cells", 2, "bag", 4)), (EVENT, SITE, DOSE)
 )
@@ -60,6 +78,23 @@ def _batch(spec, rows=ROWS, seed=0, planted="blood", strength=2.0):
     targets = {t.name: values[t.name].float() * known[t.name] for t in spec.tasks}
     quality = {m.name: torch.ones(rows) for m in spec.modalities}
     return Batch(inputs, valid, observed, quality, targets, known, torch.ones(rows))
+
+
+def _stepped(rows=ROWS, seed=0, planted="motion"):
+    """Rows of ``STEPPED``, whose targets per step depend on the first feature of a sequence at that step."""
+    batch = _batch(Spec(STEPPED.modalities, (EVENT,)), rows, seed)
+    g = torch.Generator().manual_seed(seed + 100)
+    latent = 2 * batch.inputs[planted][..., 0] + torch.randn(rows, 6, generator=g)
+    values = {"walk": latent > 0.3, "act": torch.bucketize(latent, torch.tensor([-1.0, 1.0])), "pace": latent}
+    known = {name: torch.rand(rows, 6, generator=g) < 0.8 for name in values}
+    targets = {name: value.float() * known[name] for name, value in values.items()}
+    return batch._replace(targets={**batch.targets, **targets}, known={**batch.known, **known})
+
+
+def _flat(task, batch):
+    """Known steps of a task: bool [B,T], and their targets."""
+    known = batch.known[task.name].numpy()
+    return known, batch.targets[task.name].numpy()[known]
 
 
 def _take(batch, rows):
@@ -434,12 +469,14 @@ def test_training_rows_of_one_class_are_our_own_mistake():
         _run(SPEC, batch, ("prevalence",))
 
 
-def test_unknown_names_and_targets_per_step_are_refused():
-    with pytest.raises(ConfigError, match="unknown baseline 'logistc' \\(did you mean 'logistic'"):
-        _run(SPEC, _batch(SPEC), ("logistc",))
-    stepwise = Spec(SPEC.modalities, (Task("event", "binary", ("no", "yes"), per_step=True),))
-    with pytest.raises(ConfigError, match="'event' with one per step"):
-        _run(stepwise, _batch(SPEC))
+def test_unknown_names_are_refused():
+    batch = _batch(SPEC)
+    for refused in (
+        lambda: _run(SPEC, batch, ("logistc",)),
+        lambda: fit_folds("logistc", SPEC, _folds(), lambda fold, rows: _take(batch, rows)),
+    ):
+        with pytest.raises(ConfigError, match="unknown baseline 'logistc' \\(did you mean 'logistic'"):
+            refused()
 
 
 def test_a_fold_without_test_rows_answers_validation_rows():
@@ -447,3 +484,230 @@ def test_a_fold_without_test_rows_answers_validation_rows():
     empty = Folds("hold-out", folds.train, folds.val, np.zeros_like(folds.test), folds.fit, folds.holdout)
     found = run_baselines(SPEC, empty, lambda fold, rows: _take(batch, rows), ("logistic",))["logistic"]
     assert set(found.split) == {"val"}
+
+
+def test_all_baselines_answer_every_step_without_a_warning(quick):
+    batch, folds = _stepped(), _folds()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _run(STEPPED, batch)
+    assert tuple(found) == baseline_names(STEPPED)
+    for predictions in found.values():
+        for task in STEPPED.tasks:
+            score = predictions.score[task.name]
+            assert np.isfinite(score).all()
+            shape = (*STEPPED.target_shape(task), *[3] * (task.kind == "multiclass"))
+            assert score.shape == (2 * ROWS, *shape)
+            np.testing.assert_array_equal(predictions.target[task.name], batch.targets[task.name][predictions.row])
+            np.testing.assert_array_equal(predictions.known[task.name], batch.known[task.name][predictions.row])
+            if task.kind == "multiclass":
+                np.testing.assert_allclose(score.sum(-1), 1)
+    assert predictions.of("test", 0).row.tolist() == np.flatnonzero(folds.test[0]).tolist()
+
+
+@pytest.mark.parametrize("name", baseline_names(STEPPED))
+def test_tasks_per_step_beside_it_change_nothing_for_a_task_per_row(name, quick):
+    batch = _stepped()
+    alone = Spec(STEPPED.modalities, (EVENT,))
+    models = [fit_baseline(name, TrainingFold(spec, batch, batch)) for spec in (STEPPED, alone)]
+    found, expected = (model.predict(batch)["event"] for model in models)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_step_is_told_by_now_before_and_the_mean_until_now():
+    batch = _stepped()
+    lines = np.random.default_rng(0).permutation(ROWS * 6)[:200]
+    found = tabular.step_columns(batch, STEPPED.modalities, CLOCK, lines)
+    widths = tabular.block_widths(STEPPED.modalities, CLOCK)
+    assert len(widths) == found.shape[1]
+    blocks = np.split(found, np.flatnonzero(np.diff(np.repeat(np.arange(5), [4, 7, 4, 11, 9]))) + 1, axis=1)
+    rows, times = lines // 6, lines % 6
+    for modality, block in zip(STEPPED.modalities, blocks, strict=True):
+        assert set(widths[[0, 4, 11, 15, 26]]) == {4, 7, 11, 9}
+        if modality.name not in CLOCK:
+            np.testing.assert_array_equal(block, tabular.columns(batch, (modality,))[rows])
+            continue
+        values = np.where(batch.observed[modality.name], batch.inputs[modality.name].double(), np.nan)
+        for line, (row, t) in enumerate(zip(rows, times, strict=True)):
+            now, until = values[row, t], values[row, : t + 1]
+            before = values[row, t - 1] if t else np.full_like(now, np.nan)
+            mean = [np.mean(c[~np.isnan(c)]) if not np.isnan(c).all() else np.nan for c in until.T]
+            absent = not batch.valid[modality.name][row, t]
+            np.testing.assert_allclose(block[line], [*now, *before, *mean, absent], atol=1e-12)
+
+
+@pytest.mark.parametrize("task", [WALK, PACE], ids=lambda task: task.kind)
+def test_a_linear_model_per_step_is_scikit_learns_on_the_known_steps(task, monkeypatch):
+    monkeypatch.setattr(linear, "_STRENGTHS", (0.1,))
+    monkeypatch.setattr(linear, "_ALPHAS", (5.0,))
+    monkeypatch.setattr(linear, "_EXPONENTS", (0.0,))
+    spec, batch, asked = Spec(STEPPED.modalities, (task,)), _stepped(), _stepped(seed=1)
+    batch = batch._replace(weight=(torch.arange(ROWS) % 4).float())
+    model = Logistic().fit(batch, spec)
+    lines = [
+        np.nan_to_num(tabular.step_columns(b, spec.modalities, CLOCK, np.arange(ROWS * 6))) for b in (batch, asked)
+    ]
+    known, target = _flat(task, batch)
+    weight = np.repeat(batch.weight.numpy(), 6)[known.reshape(-1)]
+    reference = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000) if task.kind == "binary" else Ridge(5.0)
+    reference.fit(lines[0][known.reshape(-1)], target, sample_weight=weight)
+    expected = reference.predict_proba(lines[1])[:, 1] if task.kind == "binary" else reference.predict(lines[1])
+    np.testing.assert_allclose(model.predict(asked)[task.name], expected.reshape(ROWS, 6), atol=5e-3)
+
+
+def test_prevalence_per_step_is_the_known_steps_weighted_mean():
+    batch = _stepped()._replace(weight=torch.rand(ROWS, generator=torch.Generator().manual_seed(1)))
+    answers = Prevalence().fit(batch, STEPPED).predict(_stepped(20))
+    weight = np.broadcast_to(batch.weight.numpy()[:, None], (ROWS, 6))
+    for task in (WALK, ACT, PACE):
+        known, target = _flat(task, batch)
+        values = np.eye(3)[target.astype(int)] if task.kind == "multiclass" else target
+        expected = np.average(values, axis=0, weights=weight[known])
+        np.testing.assert_allclose(answers[task.name], np.broadcast_to(expected, (20, 6, *expected.shape)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["logistic", "trees", "single:motion", "best_single", "late_average"])
+def test_the_signal_of_a_step_is_found(name, quick):
+    train, val, test = (_stepped(seed=seed) for seed in range(3))
+    answers = fit_baseline(name, TrainingFold(STEPPED, train, val)).predict(test)
+    for task, least in ((WALK, 0.7), (PACE, 0.15)):
+        known, target = _flat(task, test)
+        score = roc_auc_score if task.kind == "binary" else r2_score
+        assert score(target, answers[task.name][known]) > least
+
+
+@pytest.mark.parametrize("name", ["blood", "sleep", "cells"])
+def test_a_modality_without_the_steps_clock_answers_the_same_at_every_step(name, quick):
+    batch = _stepped()
+    answers = fit_baseline(f"single:{name}", TrainingFold(STEPPED, batch, None)).predict(batch)
+    for task in (WALK, ACT, PACE):
+        np.testing.assert_array_equal(answers[task.name], answers[task.name][:, :1].repeat(6, axis=1))
+        assert np.ptp(answers[task.name], axis=0).max() > 0
+
+
+@pytest.mark.parametrize("name", baseline_names(STEPPED))
+def test_later_steps_of_the_clock_cannot_matter(name, quick):
+    batch, asked = _stepped(), _stepped(seed=1)
+    later = {n: torch.where(torch.arange(6)[:, None] > 2, 7.0, asked.inputs[n]) for n in CLOCK}
+    changed = asked._replace(inputs={**asked.inputs, **later})
+    model = fit_baseline(name, TrainingFold(STEPPED, batch, batch))
+    for task in (WALK, ACT, PACE):
+        found, expected = (model.predict(b)[task.name][:, :3] for b in (changed, asked))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", baseline_names(STEPPED))
+def test_steps_that_are_unknown_or_weigh_nothing_cannot_matter(name, quick):
+    batch = _stepped()._replace(weight=(torch.arange(ROWS) % 4 > 0).float())
+    silent = {t.name: ~batch.known[t.name] | (batch.weight == 0)[:, None] for t in (WALK, ACT, PACE)}
+    other = {n: torch.where(hidden, 1 - batch.targets[n], batch.targets[n]) for n, hidden in silent.items()}
+    changed = batch._replace(targets={**batch.targets, **other})
+    asked = _stepped(seed=1)
+    found, expected = (fit_baseline(name, TrainingFold(STEPPED, b, b)).predict(asked) for b in (changed, batch))
+    for task in (WALK, ACT, PACE):
+        np.testing.assert_array_equal(found[task.name], expected[task.name])
+
+
+def test_where_a_sequence_is_absent_at_a_step_its_model_gives_the_prevalence_and_does_not_count(quick):
+    train, asked = _stepped(), _stepped(seed=1)
+    singles = TrainingFold(STEPPED, train, None).singles()
+    answers = {name: single.predict(asked)["walk"] for name, single in singles.items()}
+    base = Prevalence().fit(train, STEPPED).predict(asked)["walk"]
+    found = LateAverage(singles).predict(asked)["walk"]
+    for row, t in np.ndindex(ROWS, 6):
+        here = {n: asked.valid[n][row, t] if n in CLOCK else asked.valid[n][row].any() for n in answers}
+        present = [answers[n][row, t] for n in answers if here[n]]
+        assert found[row, t] == pytest.approx(np.mean(present) if present else base[row, t])
+        assert all(answers[n][row, t] == base[row, t] for n in CLOCK if not here[n])
+
+
+@pytest.mark.parametrize("planted", ["motion", "gyro"])
+def test_best_single_finds_the_planted_sequence_of_a_task_per_step(planted, quick):
+    train, val = (_stepped(seed=seed, planted=planted) for seed in range(2))
+    chosen = TrainingFold(STEPPED, train, val).best_single().chosen
+    assert {task: chosen[task] for task in ("walk", "act", "pace")} == dict.fromkeys(("walk", "act", "pace"), planted)
+
+
+def test_steps_of_one_row_are_never_on_both_sides_of_an_inner_split():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(40), 6)
+    codes = rng.integers(0, 3, 240)
+    codes[group == 7] = 3  # a class that lies in two rows
+    codes[group == 8] = 3
+    splits = linear.inner_splits(codes, group)
+    assert splits
+    for inner, outer in splits:
+        assert not set(group[inner]) & set(group[outer])
+        assert set(codes[inner]) == set(codes)
+    assert sorted(np.concatenate([outer for _, outer in splits])) == list(range(240))
+    assert linear.inner_splits((group == 7).astype(int), group) == []
+
+
+@pytest.mark.parametrize("task", [WALK, PACE], ids=lambda task: task.kind)
+def test_the_penalty_of_steps_is_chosen_by_rows_held_out_whole(task):
+    """Columns that name the row tell its steps apart only where steps of one row lie on both sides."""
+    rows = np.repeat(np.arange(60), 5)
+    columns, target = np.eye(60)[rows] * 5, (rows % 2).astype(float)
+    weight = np.ones(len(rows))
+    split_rows = linear.fit(task, [columns], target, weight, np.arange(len(rows)))
+    whole_rows = linear.fit(task, [columns], target, weight, rows)
+    assert np.abs(whole_rows.model.coef_).max() < 0.5 * np.abs(split_rows.model.coef_).max()
+
+
+def test_of_many_steps_a_spread_part_is_fitted_that_holds_every_class(monkeypatch):
+    monkeypatch.setattr(tabular, "LINES", 300)
+    batch = _stepped()
+    rare = torch.zeros(ROWS, 6)
+    rare[70, 3] = 1  # one step of its class
+    batch = batch._replace(
+        targets={**batch.targets, "walk": rare}, known={**batch.known, "walk": torch.ones(ROWS, 6, dtype=torch.bool)}
+    )
+    for task in (WALK, ACT, PACE):
+        lines, target, _ = tabular.sampled(batch, task)
+        assert 290 <= len(lines) <= 300
+        assert set(np.unique(target)) == set(np.unique(_flat(task, batch)[1])) or task.kind == "regression"
+        assert set(lines) <= set(tabular.labelled(batch, task)[0])
+        assert np.diff(lines).min() > 0
+        for place in range(6):  # every sixth step would be one place of each row
+            assert (lines % 6 == place).sum() > 300 / 6 / 2
+        assert np.diff(np.searchsorted(lines, np.linspace(0, ROWS * 6, 11))).min() > 300 / 10 / 2
+    np.testing.assert_array_equal(tabular.sampled(batch, EVENT)[0], tabular.labelled(batch, EVENT)[0])
+
+
+def test_steps_are_answered_in_parts_as_they_are_at_once(monkeypatch, quick):
+    batch = _stepped()
+    models = [fit_baseline(name, TrainingFold(STEPPED, batch, None)) for name in ("logistic", "trees")]
+    whole = [model.predict(batch) for model in models]
+    monkeypatch.setattr(tabular, "LINES", 40)  # six rows of six steps each
+    for model, expected in zip(models, whole, strict=True):
+        found = model.predict(batch)
+        for task in STEPPED.tasks:
+            np.testing.assert_allclose(found[task.name], expected[task.name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", baseline_names(BRIEF))
+def test_the_models_of_all_folds_are_those_that_were_cross_validated(name, quick):
+    batch, folds = _stepped(), _folds()
+    told = []
+
+    def batch_of(fold, rows):
+        part = _take(batch, rows)  # each fold has its own scale
+        return part._replace(inputs={n: leaf * (1 + fold) for n, leaf in part.inputs.items()})
+
+    models = fit_folds(name, BRIEF, folds, batch_of, lambda *of: told.append(of))
+    assert told == [(name, fold) for fold in range(len(folds))]
+    predictions = run_baselines(BRIEF, folds, batch_of, (name,))[name]
+    rows = torch.arange(0, ROWS, 7)
+    answers = answer_rows(models, BRIEF, batch_of, rows)
+    locked = predict_rows(models, BRIEF, batch_of, rows)
+    assert set(locked.split) == {"holdout"}
+    for fold, model in enumerate(models):
+        test = predictions.of("test", fold)
+        for task in BRIEF.tasks:
+            again = model.predict(batch_of(fold, torch.from_numpy(test.row)))[task.name]
+            np.testing.assert_array_equal(again, test.score[task.name])
+            expected = model.predict(batch_of(fold, rows))[task.name]
+            np.testing.assert_array_equal(answers[task.name][fold], expected)
+            np.testing.assert_array_equal(locked.of("holdout", fold).score[task.name], expected)
+            np.testing.assert_array_equal(locked.of("holdout", fold).target[task.name], batch.targets[task.name][rows])
+    assert locked.of("holdout", 0).row.tolist() == rows.tolist()
