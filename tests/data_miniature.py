@@ -62,6 +62,31 @@ def write_miniature(folder: Path, rows: int = 120, seed: int = 0) -> None:
             file[f"{stain}/embedding"] = rng.normal(0, 0.03, (present.sum(), 512)).astype(np.float16)
 
 
+def write_follow_up(folder: Path, seed: int = 0) -> None:
+    """Writes long tables beside the miniature's: visits after the operation, values that a laboratory found between
+    them, whether the patient was well on a day, and the cells of a section. The cohort itself has none.
+    """
+    rng = np.random.default_rng(seed)
+    ids = pd.read_csv(folder / "clinical.csv")["patient_id"].to_numpy()
+    ids = ids[_present(rng, len(ids), 0.1)]
+    visits, laboratory = (_days(rng, ids, most) for most in (6, 4))
+    visits["weight"] = _gaps(rng, rng.normal(75, 9, len(visits)).round(1), 0.1)
+    visits["diet"] = rng.choice(["full", "soft", "tube"], len(visits))
+    laboratory["crp"] = rng.gamma(2, 9, len(laboratory)).round(1)
+    well = visits[["patient_id", "day"]].assign(well=rng.choice(["no", "yes"], len(visits)))
+    well.loc[rng.random(len(well)) < 0.1, "well"] = ""
+    cells = _days(rng, ids, 5).rename(columns={"day": "cell"})
+    cells["area"], cells["round"] = rng.normal(60, 9, len(cells)).round(1), rng.random(len(cells)).round(3)
+    for name, table in {"visits": visits, "laboratory": laboratory, "well": well, "cells": cells}.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _days(rng: np.random.Generator, ids: np.ndarray, most: int) -> pd.DataFrame:
+    """One to ``most`` different days of each id, in any order."""
+    lines = [(i, day) for i in ids for day in rng.choice(30, rng.integers(1, most + 1), replace=False)]
+    return pd.DataFrame(lines, columns=["patient_id", "day"])
+
+
 def _present(rng: np.random.Generator, rows: int, absent: float) -> np.ndarray:
     present = rng.random(rows) >= absent
     present[:ALWAYS] = True

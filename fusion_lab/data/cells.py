@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,13 +18,13 @@ Scalar = str | int | float | bool
 _TRUTH = {"true": ("true", "yes", "on"), "false": ("false", "no", "off")}
 
 
-def read_numbers(table: Table, columns: list[str], missing: list[Scalar]) -> tuple[np.ndarray, np.ndarray]:
+def read_numbers(table: Table, columns: Sequence[str], missing: Sequence[Scalar]) -> tuple[np.ndarray, np.ndarray]:
     """Numeric columns as float32 ``[rows, columns]``, and bool: where a cell holds something.
 
     Raises:
         DataError: a cell is no number, or not finite as a 32-bit one.
     """
-    frame = table.frame[columns]
+    frame = table.frame[list(columns)]
     values = np.empty(frame.shape)
     numeric = [
         i for i, dtype in enumerate(frame.dtypes) if pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "biuf"
@@ -42,14 +43,17 @@ def read_numbers(table: Table, columns: list[str], missing: list[Scalar]) -> tup
     return values, observed
 
 
-def _parse_numbers(table: Table, column: str, missing: list[Scalar]) -> np.ndarray:
+def _parse_numbers(table: Table, column: str, missing: Sequence[Scalar]) -> np.ndarray:
     empty = {cell_text(value) for value in missing}
     values = np.full(len(table.frame), np.nan)
     for row, cell in enumerate(table.frame[column].tolist()):
+        if not empty and isinstance(cell, str) and (plain := as_number(cell)) is not None:
+            values[row] = plain  # most cells by far, without a detour over their text
+            continue
         word = cell_text(cell)
         if word is None or word in empty:
             continue
-        number = _number(word)
+        number = as_number(word)
         if number is None:
             raise DataError(
                 f"{table.place(row, column)}: expected a number, found {_short(word)} "
@@ -59,7 +63,8 @@ def _parse_numbers(table: Table, column: str, missing: list[Scalar]) -> np.ndarr
     return values
 
 
-def _number(word: str) -> float | None:
+def as_number(word: str) -> float | None:
+    """A text as a number, ``true`` and ``false`` as 1 and 0; ``None`` where it is none."""
     if word in ("true", "false"):
         return float(word == "true")
     try:
@@ -69,17 +74,25 @@ def _number(word: str) -> float | None:
     return None if "_" in word or math.isnan(number) else number
 
 
-def _numbers_among(values: list[Scalar]) -> list[float]:
-    numbers = (_number(str(value)) for value in values if not isinstance(value, bool))
+def _numbers_among(values: Sequence[Scalar]) -> list[float]:
+    numbers = (as_number(str(value)) for value in values if cell_text(value) not in _TRUTH)
     return [number for number in numbers if number is not None]
 
 
-def words_of(cells: pd.Series, missing: list[Scalar]) -> np.ndarray:
-    """Cells as text, object ``[rows]``; ``None`` where empty or one of ``missing``."""
+def words_of(cells: pd.Series, missing: Collection[str]) -> np.ndarray:
+    """Cells as text, object ``[rows]``; ``None`` where empty or one of ``missing``, as they are spelled."""
     words = as_text(cells)
-    found = [word for word in set(words) if word is not None]
-    empty = {spelling(value, found) for value in missing}
-    return np.array([None if word in empty else word for word in words], dtype=object)
+    words[np.fromiter((word in missing for word in words), bool, len(words))] = None
+    return words
+
+
+def spelled(values: Sequence[Scalar], columns: Iterable[pd.Series]) -> tuple[str, ...]:
+    """Declared values as these columns spell them; one that stands for an empty cell anyway is left out."""
+    texts = [text for value in values if (text := cell_text(value)) is not None]
+    if not any(text in _TRUTH for text in texts):
+        return tuple(dict.fromkeys(texts))
+    found = [sorted({word for word in as_text(cells) if word is not None}) for cells in columns] or [[]]
+    return tuple(dict.fromkeys(spelling(text, words) for text in texts for words in found))
 
 
 def spelling(value: object, found: list[str]) -> str:
@@ -92,7 +105,7 @@ def in_order(words: np.ndarray) -> list[str]:
     """Distinct values: numbers by size, then words by letters."""
 
     def key(word: str) -> tuple[bool, float, str]:
-        number = _number(word)
+        number = as_number(word)
         return (number is None, number or 0.0, word)
 
     return sorted({word for word in words if word is not None}, key=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -14,6 +15,7 @@ FEWEST_ROWS = 20
 """A feature is called a leak only on this many rows with a known label ..."""
 FEWEST_OF_A_CLASS = 5
 """... of which each side holds this many: among thousands of features some separate fewer by chance."""
+_BLOCK = 64  # columns ranked at once: ranks take several times the memory of the values
 
 
 def check_dataset(
@@ -54,6 +56,11 @@ def separation(values: np.ndarray, observed: np.ndarray, positive: np.ndarray) -
     >>> separation(column, np.ones((20, 1), dtype=bool), np.arange(20) < 8)
     array([1.])
     """
+    if values.shape[1] > _BLOCK:
+        starts = range(0, values.shape[1], _BLOCK)
+        return np.concatenate(
+            [separation(values[:, i : i + _BLOCK], observed[:, i : i + _BLOCK], positive) for i in starts]
+        )
     ranks = rankdata(np.where(observed, values, np.inf), axis=0)  # missing cells last: they move no other rank
     ones = (observed & positive[:, None]).sum(axis=0)
     zeros = (observed & ~positive[:, None]).sum(axis=0)
@@ -72,7 +79,7 @@ def _check_labels(dataset: ArrayDataset, task: Task, place: str) -> None:
         one = f"class {task.classes[int(found[0])]!r}" if task.classes else f"the value {found[0]:g}"
         raise DataError(
             f"{place}: task {task.name!r}: expected two or more classes or values among the known labels, "
-            f"found only {one} ({len(labels)} rows)"
+            f"found only {one} ({len(labels)} {_unit(task)}s)"
         )
 
 
@@ -101,54 +108,98 @@ def _constant_features(dataset: ArrayDataset, modality: Modality) -> Iterator[st
         yield f"{modality.name}: never varies in the rows used: {', '.join(names[:4])}{more}"
 
 
+class _Candidates(NamedTuple):
+    """What may tell a label: of each of n rows, or of n steps, the values of some features or facts."""
+
+    what: str
+    names: list[str]
+    values: np.ndarray  # [n,candidates]
+    seen: np.ndarray  # bool, the shape of values or [n,1]: counts
+
+
 def _leaks(
     dataset: ArrayDataset, modality: Modality, valid: np.ndarray, where: Mapping[str, str], threshold: float
 ) -> Iterator[str]:
-    """Features of a vector that nearly alone tell a row's label: by value, by being missing, by being there."""
-    if modality.kind != "vector":
-        return
-    inputs, observed = dataset.inputs[modality.name].numpy(), dataset.observed[modality.name].numpy()
-    gaps = [i for i in range(modality.width) if not observed[valid, i].all()]
-    candidates = [
-        ("", [f.name for f in modality.features], inputs, observed),
-        ("a missing cell of ", [modality.features[i].name for i in gaps], observed[:, gaps], valid[:, None]),
-        ("its absence", [""], valid[:, None], np.ones((len(valid), 1), dtype=bool)),
-    ]
+    """Features that nearly alone tell a label: by value, by being missing, by being there. Of a sequence or bag, the
+    means over a row's positions tell a row's label, and the values of a step that step's label.
+    """
     for task in dataset.spec.tasks:
-        if task.per_step:
-            continue
         known = dataset.known[task.name].numpy()
-        target = dataset.targets[task.name].numpy()
-        _refuse_copies(modality, task, inputs[known], observed[known], target[known], where)
+        target = dataset.targets[task.name].numpy()[known]
+        if task.per_step and modality.name not in task.steps:
+            continue
+        candidates = _of_steps(dataset, modality, known) if task.per_step else _of_rows(dataset, modality, known, valid)
+        _refuse_copies(modality, task, candidates[0].values, candidates[0].seen, target, where)
         for what, names, values, seen in candidates:
-            for label, positive in _sides(task, target[known]):
-                scores = separation(values[known], np.broadcast_to(seen, values.shape)[known], positive)
+            for label, positive in _sides(task, target):
+                scores = separation(values, np.broadcast_to(seen, values.shape), positive)
                 for i in np.flatnonzero(np.nan_to_num(scores) > threshold):
                     yield (
                         f"{modality.name}: {what}{names[i]} alone tells {label} of task {task.name} "
-                        f"(AUROC {scores[i]:.3f} over all rows): is it known before the outcome?"
+                        f"(AUROC {scores[i]:.3f} over all {_unit(task)}s): is it known before the outcome?"
                     )
+
+
+def _of_rows(dataset: ArrayDataset, modality: Modality, known: np.ndarray, valid: np.ndarray) -> list[_Candidates]:
+    """Of the rows ``known``, bool [R]: means of each feature over the positions, what share of them misses it, how many
+    positions there are.
+    """
+    rows, width = len(dataset), modality.width
+    inputs = dataset.inputs[modality.name].numpy().reshape(rows, -1, width)
+    there = dataset.valid[modality.name].numpy().reshape(rows, -1).sum(axis=1)
+    filled = dataset.observed[modality.name].numpy().reshape(rows, -1, width).sum(axis=1)
+    means = inputs.sum(axis=1, dtype=np.float64) / np.maximum(filled, 1)  # inputs are 0 where not observed
+    gaps = np.flatnonzero((filled < there[:, None]).any(axis=0))
+    shares = filled[:, gaps] / np.maximum(there, 1)[:, None]
+    names = [f.name for f in modality.features]
+    vector = modality.kind == "vector"
+    candidates = [
+        _Candidates("" if vector else "the mean of ", names, means, filled > 0),
+        _Candidates("a missing cell of ", [names[i] for i in gaps], shares, valid[:, None]),
+        _Candidates("its absence", [""], valid[:, None], np.ones((rows, 1), dtype=bool)),
+    ]
+    if not vector:
+        what = f"its number of positions ({modality.place_name})"
+        candidates.append(_Candidates(what, [""], there[:, None], valid[:, None]))
+    return [c._replace(values=c.values[known], seen=c.seen[known]) for c in candidates]
+
+
+def _of_steps(dataset: ArrayDataset, modality: Modality, known: np.ndarray) -> list[_Candidates]:
+    """Of the steps ``known``, bool [R,T]: each feature's value, whether it is missing, whether the step is there."""
+    inputs, observed = dataset.inputs[modality.name].numpy()[known], dataset.observed[modality.name].numpy()[known]
+    there = dataset.valid[modality.name].numpy()[known]
+    gaps = np.flatnonzero((~observed & there[:, None]).any(axis=0))
+    names = [f.name for f in modality.features]
+    return [
+        _Candidates("", names, inputs, observed),
+        _Candidates("a missing cell of ", [names[i] for i in gaps], observed[:, gaps], there[:, None]),
+        _Candidates("its absence", [""], there[:, None], np.ones((len(there), 1), dtype=bool)),
+    ]
 
 
 def _refuse_copies(
     modality: Modality,
     task: Task,
-    inputs: np.ndarray,
+    values: np.ndarray,
     observed: np.ndarray,
     target: np.ndarray,
     where: Mapping[str, str],
 ) -> None:
-    """The target's values, or of two classes their opposites, in every row where both are known."""
-    same = (inputs == target[:, None]) | ~observed
-    opposite = (inputs == 1 - target[:, None]) | ~observed if task.kind == "binary" else np.zeros_like(same)
+    """The target's values, or of two classes their opposites, in every row or step where both are known."""
+    same = (values == target[:, None]) | ~observed
+    opposite = (values == 1 - target[:, None]) | ~observed if task.kind == "binary" else np.zeros_like(same)
     enough = observed.sum(axis=0) >= FEWEST_ROWS
     copies = np.flatnonzero((same.all(axis=0) | opposite.all(axis=0)) & enough)
     for feature in (modality.features[i] for i in copies if len(np.unique(target[observed[:, i]])) > 1):
         raise DataError(
-            f"{where.get(modality.name, 'data')}: column {feature.source or feature.name!r}: expected a feature of "
-            f"modality {modality.name!r}, found the values of task {task.name!r} in every row where both are known "
-            "(leave it out with ignore)"
+            f"{where.get(modality.name, 'data')}: column {feature.column!r}: expected a feature of "
+            f"modality {modality.name!r}, found the values of task {task.name!r} in every {_unit(task)} where both "
+            "are known (leave it out with ignore)"
         )
+
+
+def _unit(task: Task) -> str:
+    return "step" if task.per_step else "row"
 
 
 def _sides(task: Task, target: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Labels of the targets table: class codes or values, and where they are known."""
+"""Labels of the targets table, or per step of a long one: class codes or values, and where they are known."""
 
 from __future__ import annotations
 
@@ -9,18 +9,47 @@ from pydantic import model_validator
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import DataError, Task, TaskKind
-from fusion_lab.data.cells import Scalar, in_order, listed, read_numbers, spelling, words_of
+from fusion_lab.data.cells import Scalar, in_order, listed, read_numbers, spelled, spelling, words_of
 from fusion_lab.data.readers import Table
 
 
 class TaskConfig(Config):
-    """One target: a column of the targets table. An empty cell, or one holding a value of ``unknown``, is unknown."""
+    """One target: a column of the targets table. An empty cell, or one holding a value of ``unknown``, is unknown.
 
-    column: str
+    With ``steps``, names of sequences, there is a target per time step. Its column lies in a long table, by default the
+    file of the first of them; the next four settings are by default that sequence's, too.
+    """
+
+    column: str | None = None
+    steps: list[str] | None = None
+    file: str | None = None
+    key: str | None = None  # group of an HDF5 file; of labels [R,T] the array in place of a column
+    id: str | None = None
+    time: str | None = None
+    valid: str | None = None
     kind: TaskKind = "binary"
     positive: Scalar | None = None  # a binary task's value of the positive class
     classes: dict[str, str] = {}  # value in the file: name of the class, in the order of the codes
     unknown: list[Scalar] = []
+
+    @property
+    def label(self) -> str:
+        """Name of the labels' column or array."""
+        name = self.column or self.key
+        assert name is not None
+        return name
+
+    @model_validator(mode="after")
+    def _place_fits(self) -> TaskConfig:
+        if self.steps is None:
+            for setting in ("file", "key", "id", "time", "valid"):
+                if getattr(self, setting) is not None:
+                    raise ValueError(f"{setting}: expected none of a task without steps")
+        elif not self.steps or len(set(self.steps)) < len(self.steps):
+            raise ValueError(f"steps: expected different sequences, one at least, found {self.steps}")
+        if self.column is None and (self.steps is None or self.key is None):
+            raise ValueError("column: expected a value, found none")
+        return self
 
     @model_validator(mode="after")
     def _classes_fit(self) -> TaskConfig:
@@ -42,7 +71,7 @@ class TaskConfig(Config):
 
 @dataclass(frozen=True)
 class EncodedTask:
-    """A target over the rows of its file: class code or value float32 ``[rows]``, and where it is known."""
+    """A target over the lines of its file: class code or value float32 ``[lines]``, and where it is known."""
 
     task: Task
     values: np.ndarray
@@ -51,31 +80,32 @@ class EncodedTask:
 
 
 def encode_task(name: str, config: TaskConfig, table: Table) -> EncodedTask:
-    """Labels of the targets table.
+    """Labels of a table.
 
     Raises:
         DataError: the column is missing, a value is none of the declared, or the positive value does not occur.
     """
-    cells = table.column(config.column, f"task {name!r}")
+    cells = table.column(config.label, f"task {name!r}")
+    steps = tuple(config.steps or ())
     if config.kind == "regression":
-        values, observed = read_numbers(table, [config.column], config.unknown)
-        return EncodedTask(Task(name, "regression"), values[:, 0], observed[:, 0])
-    words = words_of(cells, config.unknown)
+        values, observed = read_numbers(table, [config.label], config.unknown)
+        return EncodedTask(Task(name, "regression", steps=steps), values[:, 0], observed[:, 0])
+    words = words_of(cells, spelled(config.unknown, [cells]))
     found = in_order(words)
     values, names = _classes(name, config, table, words, found)
     codes = {value: float(code) for code, value in enumerate(values)}
     known = np.array([word is not None for word in words])
     labels = np.array([codes.get(word, 0.0) for word in words], dtype=np.float32)
     absent = [label for value, label in zip(values, names, strict=True) if value not in found]
-    notes = tuple(f"task {name!r}: no row of class {label!r}" for label in absent)
-    return EncodedTask(Task(name, config.kind, tuple(names)), labels, known, notes)
+    notes = tuple(f"task {name!r}: no {'step' if steps else 'row'} of class {label!r}" for label in absent)
+    return EncodedTask(Task(name, config.kind, tuple(names), steps), labels, known, notes)
 
 
 def _classes(
     name: str, config: TaskConfig, table: Table, words: np.ndarray, found: list[str]
 ) -> tuple[list[str], list[str]]:
     """Values in the order of their codes, and the classes' names."""
-    where = f"{table.path}: column {config.column!r}: task {name!r}"
+    where = f"{table.path}: column {config.label!r}: task {name!r}"
     if not found:
         raise DataError(f"{where}: expected known labels, found none")
     declared = {spelling(value, found): label for value, label in config.classes.items()}
@@ -96,6 +126,6 @@ def _classes(
         if word is not None and word not in values:
             expected = " or ".join(map(repr, values))
             raise DataError(
-                f"{table.place(row, config.column)}: expected {expected} of {config.kind} task {name!r}, found {word!r}"
+                f"{table.place(row, config.label)}: expected {expected} of {config.kind} task {name!r}, found {word!r}"
             )
     return values, [declared.get(value, value) for value in values]

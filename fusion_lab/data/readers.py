@@ -1,4 +1,4 @@
-"""Tables from CSV, parquet and HDF5 files; every cell can be traced to its line or row."""
+"""Tables from CSV, parquet, HDF5 and NPZ files; every cell can be traced to its line or row."""
 
 from __future__ import annotations
 
@@ -19,18 +19,30 @@ import pyarrow.parquet
 
 from fusion_lab.config import nearest
 from fusion_lab.contracts import DataError
+from fusion_lab.data.npz import LARGEST_COMPRESSION, npz_arrays, npz_shapes
 
 MISSING = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL"})
 """What an empty cell looks like. ``None`` and ``none`` are not among them: they are names of real categories."""
 
+_COUNTS = {1: "one", 2: "two", 3: "three"}
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
-_LARGEST_COMPRESSION = 1100  # deflate shrinks by 1032 at most; beyond that a damaged header would fill the memory
-_KINDS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
+_KINDS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".npz": "npz",
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """One file, or one group of an HDF5 file. ``frame``'s index: a CSV file's line numbers, else row numbers from 1."""
+    """One file, or one group or array of it.
+
+    ``frame``'s index: a CSV file's line numbers, else row numbers from 1; of an array (id, position from 1) or the id.
+    """
 
     name: str  # "tma.h5#CD3", relative to the data folder
     path: str  # what errors call it, with the folder
@@ -40,7 +52,12 @@ class Table:
 
     def place(self, row: int, column: str) -> str:
         """Where the cell in the ``row``-th record of a column is, for the beginning of an error."""
-        return f"{self.path}: {self.unit} {self.frame.index[row]}, column {column!r}"
+        return f"{self.path}: {self.line(row)}, column {column!r}"
+
+    def line(self, row: int) -> str:
+        """What the ``row``-th record is called: "line 5", "row p3, position 2"."""
+        label = self.frame.index[row]
+        return f"{self.unit} {', position '.join(map(str, label)) if isinstance(label, tuple) else label}"
 
     def column(self, name: str, role: str) -> pd.Series:
         """One column.
@@ -55,7 +72,7 @@ class Table:
         """Raises :class:`DataError` with the nearest name for the first of ``names`` that is no column."""
         for name in names:
             if name not in self.frame.columns:
-                hint = _suggest(name, list(self.frame.columns))
+                hint = suggest(name, list(self.frame.columns))
                 raise DataError(f"{self.path}: expected a column {name!r} ({role}), found none{hint}")
 
 
@@ -76,38 +93,45 @@ def read_table(root: Path, file: str, key: str | None = None, companions: Sequen
 
     A CSV file (UTF-8; ``.tsv`` for tabs) gives text cells, exactly as written. Of an HDF5 file, ``key`` names a group,
     of which every one-dimensional dataset is a column and every two-dimensional dataset ``x`` the columns ``x_0``,
-    ``x_1``, ...; or it names one dataset, whose ``companions`` (first the ids) are taken from beside it.
+    ``x_1``, ...; or it names one dataset, whose ``companions`` (first the ids) are taken from beside it. Of an NPZ
+    file, every one-dimensional array as long as the ids is a column.
 
     Raises:
         DataError: the folder, file or key is missing, or the content is unreadable, uneven or empty.
     """
-    try:
-        path = _existing(root, file)
-    except OSError as error:  # a name too long for the file system, a folder that may not be entered
-        raise DataError(f"{root / file}: expected a data file, found: {error.strerror}") from None
-    kind = _KINDS.get(path.suffix.lower())
+    path = existing_file(root, file)
+    kind = file_kind(file)
     if kind is None:
         raise DataError(f"{path}: expected a file ending in {', '.join(_KINDS)}, found {path.suffix or 'no ending'!r}")
     if key is not None and kind != "hdf5":
         raise DataError(f"{path}: expected an HDF5 file where a key is given, found key {key!r} of a {kind} file")
     shown = f"{path}#{key}" if key else str(path)
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: expected a table, found an empty file")
     if kind == "csv":
         frame = _read_csv(path)
     else:
-        frame = _read_parquet(path) if kind == "parquet" else _read_hdf5(path, key, companions)
+        readers = {
+            "parquet": lambda: _read_parquet(path),
+            "hdf5": lambda: _read_hdf5(path, key, companions),
+            "npz": lambda: _read_npz(path, companions),
+        }
+        frame = readers[kind]()
         frame.index = pd.RangeIndex(1, len(frame) + 1)
     if frame.empty:
         raise DataError(f"{shown}: expected at least one row and one column, found {len(frame)} x {frame.shape[1]}")
     return Table(f"{file}#{key}" if key else file, shown, path, frame, "line" if kind == "csv" else "row")
 
 
-def read_ids(table: Table, column: str) -> np.ndarray:
+def file_kind(file: str) -> str | None:
+    """``csv``, ``parquet``, ``hdf5`` or ``npz`` by the end of a file's name, ``None`` for any other."""
+    return _KINDS.get(Path(file).suffix.lower())
+
+
+def read_ids(table: Table, column: str, once: bool = True) -> np.ndarray:
     """The ids of a table's rows, as text ``[rows]``: trimmed, ``1.0`` and ``1`` are the same.
 
     Raises:
-        DataError: the column is missing, a cell is empty or no whole number or text, or an id occurs twice.
+        DataError: the column is missing, a cell is empty or no whole number or text, or an id that has to occur
+            ``once`` occurs twice.
     """
     cells = table.column(column, "the ids")
     if pd.api.types.is_float_dtype(cells.dtype):
@@ -117,11 +141,10 @@ def read_ids(table: Table, column: str) -> np.ndarray:
     for row, identifier in enumerate(ids):
         if identifier is None:
             raise DataError(f"{table.place(row, column)}: expected an id, found an empty cell")
-        if identifier in seen:
-            first = table.frame.index[seen[identifier]]
+        if once and identifier in seen:
             raise DataError(
-                f"{table.path}: {table.unit} {table.frame.index[row]}, column {column!r}: expected each id once, "
-                f"found {identifier!r} again (first in {table.unit} {first})"
+                f"{table.place(row, column)}: expected each id once, "
+                f"found {identifier!r} again (first in {table.line(seen[identifier])})"
             )
         seen[identifier] = row
     return ids.astype(str)
@@ -159,6 +182,21 @@ def cell_text(cell: object) -> str | None:
     return text.lower() if text.lower() in ("true", "false") else text
 
 
+def existing_file(root: Path, file: str) -> Path:
+    """Path of a data file that is there and not empty.
+
+    Raises:
+        DataError: the folder or the file is missing, is no file, or holds nothing; the nearest name is suggested.
+    """
+    try:
+        path = _existing(root, file)
+    except OSError as error:  # a name too long for the file system, a folder that may not be entered
+        raise DataError(f"{root / file}: expected a data file, found: {error.strerror}") from None
+    if file_kind(file) and path.stat().st_size == 0:
+        raise DataError(f"{path}: expected a table, found an empty file")
+    return path
+
+
 def _existing(root: Path, file: str) -> Path:
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
@@ -166,7 +204,7 @@ def _existing(root: Path, file: str) -> Path:
     path = root / file
     if not path.exists():
         known = sorted(p.name for p in path.parent.iterdir() if p.suffix in _KINDS) if path.parent.is_dir() else []
-        raise DataError(f"{path}: expected a data file, found no such file{_suggest(path.name, known)}")
+        raise DataError(f"{path}: expected a data file, found no such file{suggest(path.name, known)}")
     if not path.is_file():
         raise DataError(f"{path}: expected a data file, found a folder")
     return path
@@ -223,7 +261,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         names = [_name(name) for name in table.column_names]
         frame = table.rename_columns([str(i) for i in range(len(names))]).to_pandas()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a readable parquet file, found: {_first_line(error)}") from None
+        raise DataError(f"{path}: expected a readable parquet file, found: {first_line(error)}") from None
     _check_header(path, names, 1)
     return frame.set_axis(pd.Index(names, dtype=object), axis=1)
 
@@ -233,7 +271,7 @@ def _read_hdf5(path: Path, key: str | None, companions: Sequence[str]) -> pd.Dat
         with h5py.File(path, "r") as file:
             arrays = _hdf5_arrays(f"{path}#{key}" if key else str(path), file, key, companions)
     except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a readable HDF5 file, found: {_first_line(error)}") from None
+        raise DataError(f"{path}: expected a readable HDF5 file, found: {first_line(error)}") from None
     blocks = []
     for name, array in arrays.items():
         wide = array.ndim == 2
@@ -244,13 +282,23 @@ def _read_hdf5(path: Path, key: str | None, companions: Sequence[str]) -> pd.Dat
     return frame
 
 
+def _read_npz(path: Path, companions: Sequence[str]) -> pd.DataFrame:
+    """The one-dimensional arrays as long as the ids, or as the first of them where no ids are known."""
+    sizes = {name: shape for name, shape in npz_shapes(path).items() if len(shape) == 1}
+    reference = next((name for name in companions if name in sizes), next(iter(sizes), ""))
+    names = [name for name, shape in sizes.items() if shape == sizes[reference]]
+    if not names:
+        raise DataError(f"{path}: expected one-dimensional arrays, one per column, found none")
+    return pd.DataFrame(npz_arrays(path, names))
+
+
 def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Sequence[str]) -> dict[str, np.ndarray]:
     node = file
     if key:
         if key not in file:
             names: list[str] = []
             file.visit(lambda name: names.append(_name(name)))
-            raise DataError(f"{shown}: expected a group or dataset {key!r}, found none{_suggest(key, names)}")
+            raise DataError(f"{shown}: expected a group or dataset {key!r}, found none{suggest(key, names)}")
         node = file[key]
     if isinstance(node, h5py.Dataset):
         leaf = str(node.name).rsplit("/", 1)[1]
@@ -268,7 +316,7 @@ def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Seque
             groups = ", ".join(map(_name, node)) or "nothing"
             raise DataError(f"{shown}: expected datasets, found {groups} (name a group with key)")
     reference = next((name for name in companions if name in datasets), next(iter(datasets)))
-    arrays = {name: _hdf5_array(f"{shown}: dataset {name!r}", dataset) for name, dataset in datasets.items()}
+    arrays = {name: hdf5_array(f"{shown}: dataset {name!r}", dataset) for name, dataset in datasets.items()}
     for name, array in arrays.items():
         if len(array) != len(arrays[reference]):
             expected = f"{len(arrays[reference])} rows as in {reference!r}"
@@ -282,18 +330,21 @@ def _name(name: str | bytes) -> str:
     return " ".join(text.splitlines()).strip()
 
 
-def _hdf5_array(shown: str, dataset: h5py.Dataset) -> np.ndarray:
-    if dataset.ndim not in (1, 2):
-        raise DataError(f"{shown}: expected one or two dimensions, found shape {dataset.shape}")
+def hdf5_array(shown: str, dataset: h5py.Dataset, dims: Sequence[int] = (1, 2)) -> np.ndarray:
+    """A data set of numbers or text, of as many dimensions as one of ``dims``; ``shown`` is what errors call it."""
+    if dataset.ndim not in dims:
+        expected = " or ".join(_COUNTS[n] for n in dims)
+        hint = " (an array of sequences or bags is named itself with key)" if dataset.ndim == 3 else ""
+        raise DataError(f"{shown}: expected {expected} dimensions, found shape {dataset.shape}{hint}")
     try:
         dtype = dataset.dtype
     except (TypeError, ValueError) as error:  # h5py's answer to a type it has no NumPy counterpart of
-        raise DataError(f"{shown}: expected numbers or text, found: {_first_line(error)}") from None
+        raise DataError(f"{shown}: expected numbers or text, found: {first_line(error)}") from None
     if h5py.check_string_dtype(dtype) is not None:
         return dataset.asstr()[()]
     if dtype.kind not in "biuf":
         raise DataError(f"{shown}: expected numbers or text, found type {dtype}")
-    if dataset.nbytes > _LARGEST_COMPRESSION * dataset.file.id.get_filesize():
+    if dataset.nbytes > LARGEST_COMPRESSION * dataset.file.id.get_filesize():
         raise DataError(f"{shown}: expected an array that fits the file, found shape {dataset.shape} (a damaged file)")
     array = dataset[()]
     return array.astype(np.float32) if array.dtype == np.float16 else array
@@ -307,7 +358,7 @@ def _refuse_fractions(table: Table, cells: pd.Series, column: str) -> None:
         raise DataError(f"{table.place(int(odd[0]), column)}: expected a whole number or text as id, found {found}")
 
 
-def _suggest(word: str, known: list[str]) -> str:
+def suggest(word: str, known: list[str]) -> str:
     """The nearest known name, or the first few of many."""
     hint = nearest(word, known)
     return (
@@ -317,6 +368,7 @@ def _suggest(word: str, known: list[str]) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from data_miniature import write_miniature
+from data_miniature import write_follow_up, write_miniature
 from torch import Tensor
 
 from fusion_lab.config import Config, load_yaml, validate
@@ -19,6 +19,7 @@ from fusion_lab.contracts import Batch, Dataset
 from fusion_lab.data import DOMAINS, Domain
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.planting import Planting, twin
+from fusion_lab.data.raw import Encoded, encode
 from fusion_lab.data.scaling import Scaler, ScalingConfig
 from fusion_lab.data.splits import FoldsConfig, make_folds
 
@@ -46,7 +47,12 @@ def synthetic_example(folder: Path) -> Example:
             "cells": {"kind": "bag", "width": 3, "length": 5},
             "admin": {"width": 4, "useful": False},
         },
-        "tasks": {"death": {"prevalence": 0.4}, "grade": {"kind": "multiclass"}, "months": {"kind": "regression"}},
+        "tasks": {
+            "death": {"prevalence": 0.4},
+            "grade": {"kind": "multiclass"},
+            "months": {"kind": "regression"},
+            "falls": {"per_step": True},
+        },
     }
     changed = ({"seed": 1}, {"signal": 1.0}, {"rows": 89}, {"tasks": {"death": {"prevalence": 0.5}}})
     return Example(tree, tuple(lambda tree, c=c: {**tree, **c} for c in changed))
@@ -57,10 +63,20 @@ def table_example(folder: Path) -> Example:
     targets = pd.read_csv(folder / "targets.csv")
     targets["clinic_number"] = np.arange(len(targets)) % GROUPS
     targets.to_csv(folder / "targets.csv", index=False)
+    write_follow_up(folder)
     files = sorted(p for p in folder.iterdir())
     data = load_yaml(HANCOCK)["data"]
     kept = {name: m for name, m in data["modalities"].items() if m.get("key") in (None, "HE", "CD3")}  # of eight stains
-    tree = {**data, "modalities": kept, "root": str(folder), "group": "clinic_number"}
+    kept["clinical"] = {**kept["clinical"], "vocabulary": {"smoking_status": [0, 1, 2, 3]}}  # no code outside it
+    day = {"kind": "sequence", "time": "day"}
+    kept |= {
+        "visits": {**day, "file": "visits.csv", "kinds": {"diet": "category"}, "indicators": True, "length": 5},
+        "laboratory": {**day, "file": "laboratory.csv"},
+        "cells": {"kind": "bag", "file": "cells.csv", "instance": "cell"},
+    }
+    well = {"column": "well", "positive": "yes", "file": "well.csv", "steps": ["visits", "laboratory"]}
+    targets = {**data["targets"], "tasks": {**data["targets"]["tasks"], "well": well}}
+    tree = {**data, "targets": targets, "modalities": kept, "root": str(folder), "group": "clinic_number"}
     return Example(tree, tuple(lambda tree, f=f: _touched(tree, f) for f in files))
 
 
@@ -118,7 +134,8 @@ def test_leaves_have_the_shapes_and_types_of_the_contract(loaded):
         assert ((batch.quality[m.name] >= 0) & (batch.quality[m.name] <= 1)).all()
     assert set(batch.targets) == set(batch.known) == {t.name for t in spec.tasks}
     for task in spec.tasks:
-        assert batch.targets[task.name].shape == batch.known[task.name].shape == (rows,)
+        shape = (rows, *spec.target_shape(task))
+        assert batch.targets[task.name].shape == batch.known[task.name].shape == shape
         codes = batch.targets[task.name][batch.known[task.name]]
         if task.kind != "regression":
             assert set(codes.unique().tolist()) == set(map(float, range(len(task.classes)))), task.name
@@ -146,6 +163,27 @@ def test_categories_are_one_hot_where_they_are_observed(loaded):
             columns = [i for i, f in enumerate(m.features) if f.kind == "category" and f.source == source]
             chosen = batch.inputs[m.name][batch.valid[m.name]][:, columns]
             assert (chosen.sum(1) == 1).all(), (m.name, source)
+
+
+def test_encoding_the_raw_rows_gives_the_data_set(loaded):
+    records = loaded.domain.records(loaded.config)
+    assert records.ids.tolist() == loaded.dataset.ids.tolist()
+    batch = everything(loaded.dataset)
+    for m in loaded.dataset.spec.modalities:
+        for strict in (False, True):  # these rows are those that the spec was made from: none of them is a surprise
+            encoded = encode(m, records.modalities[m.name], strict)
+            for part in Encoded._fields:
+                assert torch.equal(torch.from_numpy(getattr(encoded, part)), getattr(batch, part)[m.name]), (m, part)
+
+
+def test_sequences_end_and_bags_begin_with_what_is_there(loaded):
+    batch = everything(loaded.dataset)
+    for m in loaded.dataset.spec.modalities:
+        if m.length is not None:
+            valid = batch.valid[m.name]
+            edge = valid[:, 0 if m.kind == "bag" else -1]
+            shared = any(m.name in task.steps for task in loaded.dataset.spec.tasks)
+            assert edge.any() if shared else torch.equal(edge, valid.any(1)), m.name
 
 
 def test_ids_are_unique_and_groups_have_a_name_each(loaded):

@@ -160,3 +160,116 @@ def test_constant_feature_is_noted():
     observed = np.ones_like(inputs, dtype=bool)
     observed[:, 2] = False
     assert "lab: never varies in the rows used: x0, x2" in check_dataset(dataset(inputs, target, observed=observed))
+
+
+# Sequences, bags and tasks per step
+
+STEPS = 5
+
+
+def sequences(inputs, target, valid=None, observed=None, task=None, kind="sequence"):
+    """``inputs`` [ROWS,STEPS,F]; ``target`` [ROWS], or [ROWS,STEPS] of a task per step."""
+    valid = np.ones(inputs.shape[:2], bool) if valid is None else valid
+    observed = np.ones(inputs.shape, bool) if observed is None else observed
+    task = task or Task("died", "binary", ("no", "yes"))
+    modality = Modality("gait", kind, tuple(Feature(f"x{i}") for i in range(inputs.shape[2])), STEPS, "day")
+    return ArrayDataset.checked(
+        spec=Spec((modality,), (task,)),
+        ids=np.arange(ROWS).astype(str),
+        inputs={"gait": torch.from_numpy(inputs).float()},
+        valid={"gait": torch.from_numpy(valid)},
+        observed={"gait": torch.from_numpy(observed)},
+        quality={"gait": torch.ones(ROWS)},
+        targets={task.name: torch.from_numpy(target).float()},
+        known={task.name: torch.ones(target.shape, dtype=torch.bool)},
+        provenance=Provenance(()),
+    )
+
+
+def steps_of_noise(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(ROWS, STEPS, 3)), rng.integers(0, 2, ROWS).astype(float)
+
+
+def per_step(kind="binary", classes=("off", "on")):
+    return Task("alarm", kind, classes, ("gait",))
+
+
+@pytest.mark.parametrize("kind", ["sequence", "bag"])
+def test_noise_in_time_gives_no_warning(kind):
+    inputs, target = steps_of_noise()
+    assert len(check_dataset(sequences(inputs, target, kind=kind))) == 2
+    steps = np.random.default_rng(1).integers(0, 2, (ROWS, STEPS)).astype(float)
+    assert len(check_dataset(sequences(inputs, steps, task=per_step()))) == 2
+
+
+def test_the_mean_over_positions_that_tells_the_label_is_noted():
+    inputs, target = steps_of_noise()
+    observed = np.random.default_rng(1).random(inputs.shape) < 0.6
+    observed[:, 0] = True
+    means = np.where(observed, inputs, 0).sum(1) / observed.sum(1)
+    inputs[..., 1] += (3 * target - means[:, 1])[:, None]
+    shown = np.where(observed, inputs, 0).sum(1) / observed.sum(1)
+    assert separation(shown, np.ones_like(shown, bool), target == 1)[1] == 1
+    notes = check_dataset(sequences(inputs, target, observed=observed))
+    told = [note for note in notes if "alone tells" in note]
+    assert told == [
+        "gait: the mean of x1 alone tells class 'yes' of task died (AUROC 1.000 over all rows): "
+        "is it known before the outcome?"
+    ]
+
+
+def test_how_often_a_cell_is_missing_and_how_long_a_row_is_may_tell():
+    inputs, target = steps_of_noise()
+    observed = np.ones(inputs.shape, bool)
+    observed[:, 0, 2] = target == 1
+    notes = check_dataset(sequences(inputs, target, observed=observed))
+    assert any("gait: a missing cell of x2 alone tells class 'yes' of task died" in note for note in notes)
+    valid = np.arange(STEPS) >= np.where(target == 1, 1, 3)[:, None]
+    notes = check_dataset(sequences(inputs, target, valid=valid))
+    assert any("gait: its number of positions (day) alone tells class 'yes' of task died" in note for note in notes)
+    valid = np.repeat((target == 1)[:, None], STEPS, axis=1)
+    notes = check_dataset(sequences(inputs, target, valid=valid))
+    assert any("gait: its absence alone tells class 'yes' of task died" in note for note in notes)
+
+
+def test_a_column_that_repeats_the_label_at_every_position_is_a_copy():
+    inputs, target = steps_of_noise()
+    inputs[..., 1] = target[:, None]
+    with pytest.raises(DataError, match="column 'x1': .*found the values of task 'died' in every row"):
+        check_dataset(sequences(inputs, target))
+
+
+def test_a_step_that_tells_its_label_is_noted():
+    inputs, _ = steps_of_noise()
+    steps = np.random.default_rng(1).integers(0, 2, (ROWS, STEPS)).astype(float)
+    inputs[..., 1] = steps + 0.1 * inputs[..., 1]
+    notes = check_dataset(sequences(inputs, steps, task=per_step()))
+    assert any("gait: x1 alone tells class 'on' of task alarm (AUROC 1.000 over all steps)" in note for note in notes)
+    assert not any(name in note for note in notes for name in ("x0", "x2"))
+    observed = np.ones(inputs.shape, bool)
+    observed[..., 0] = steps == 1
+    notes = check_dataset(sequences(steps_of_noise()[0], steps, observed=observed, task=per_step()))
+    assert any("gait: a missing cell of x0 alone tells class 'on' of task alarm" in note for note in notes)
+
+
+def test_a_copy_of_the_labels_of_steps_is_refused():
+    inputs, _ = steps_of_noise()
+    steps = np.random.default_rng(1).normal(size=(ROWS, STEPS)).astype(np.float32)
+    inputs[..., 1] = steps
+    with pytest.raises(DataError, match="gait.csv: column 'x1': .*found the values of task 'alarm' in every step"):
+        check_dataset(sequences(inputs, steps, task=per_step("regression", ())), {"gait": "gait.csv"})
+
+
+def test_labels_of_steps_that_cannot_be_learned():
+    inputs, _ = steps_of_noise()
+    with pytest.raises(DataError, match=rf"found only class 'off' \({ROWS * STEPS} steps\)"):
+        check_dataset(sequences(inputs, np.zeros((ROWS, STEPS)), task=per_step()))
+
+
+def test_many_columns_are_scored_as_few():
+    rng = np.random.default_rng(0)
+    values, observed = rng.normal(size=(ROWS, 150)), rng.random((ROWS, 150)) < 0.7
+    positive = rng.random(ROWS) < 0.4
+    alone = [separation(values[:, [i]], observed[:, [i]], positive)[0] for i in range(150)]
+    np.testing.assert_array_equal(separation(values, observed, positive), alone)

@@ -117,6 +117,41 @@ def test_features_and_tasks_of_the_spec(files):
     assert found.task("died").positive == "yes"
 
 
+def test_the_spec_knows_both_words_of_a_binary_column_and_which_columns_have_gaps(files):
+    edit(files, "clinic.csv", lambda f: f.__setitem__("ever", ["0", "1"] * 15))
+    tree = changed(modalities__clinic__kinds={"sex": "binary", "ever": "binary", "site": "category"})
+    features = spec(settings_of(files, tree)).modality("clinic").features
+    assert [(f.other, f.category) for f in features if f.kind == "binary"] == [("f", "m"), (None, None)]
+    assert {f.column: f.gaps for f in features} == {"age": True, "sex": False, "site": True, "ever": False}
+
+
+def test_gaps_are_those_of_the_rows_used(files):
+    def gap_of_the_last(frame):  # whose id the targets do not know
+        frame.loc[4, "age"], frame.loc[29, "age"] = "50", ""
+
+    edit(files, "clinic.csv", gap_of_the_last)
+    features = spec(settings_of(files)).modality("clinic").features
+    assert not next(f for f in features if f.column == "age").gaps
+
+
+def test_a_cell_outside_the_declared_vocabulary_is_a_gap(files):
+    edit(files, "clinic.csv", lambda f: f.__setitem__("site", ["lung", "skin", "bone"] * 10))
+    for vocabulary, gaps in ((["lung", "skin", "bone"], False), (["lung", "skin"], True)):
+        found = spec(settings_of(files, changed(modalities__clinic__vocabulary={"site": vocabulary})))
+        assert all(f.gaps == gaps for f in found.modality("clinic").features if f.column == "site")
+
+
+def test_declared_missing_values_are_in_the_spec_as_the_columns_spell_them(files):
+    """YAML reads a bare no as a truth value; the file holds the word."""
+    edit(files, "clinic.csv", lambda f: f.__setitem__("ever", ["no", "rarely", "often"] * 10))
+    tree = changed(
+        modalities__clinic__missing=[False, -9.0, ""], modalities__clinic__vocabulary={"ever": ["rarely", "often"]}
+    )
+    dataset = load(settings_of(files, tree))
+    assert dataset.spec.modality("clinic").missing == ("false", "no", "-9")
+    assert not any("outside" in note for note in dataset.provenance.notes)
+
+
 def test_a_missing_category_is_the_unknown_one_and_observed(files):
     dataset = load(settings_of(files))
     sites = slice(2, 6)
@@ -453,7 +488,7 @@ def test_uneven_array(files):
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"modalities__clinic__kind": {}}, "modalities.clinic.kind: unknown key (did you mean 'kinds'?)"),
+        ({"modalities__clinic__ignor": []}, "modalities.clinic.ignor: unknown key (did you mean 'ignore'?)"),
         (
             {"targets__tasks__died": {"column": "dead"}},
             "positive: expected the value of the positive class, found None",
