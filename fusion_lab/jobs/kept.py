@@ -12,11 +12,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from fusion_lab.report.attention import attention_html, panels
 from fusion_lab.report.curves import curves_html
-from fusion_lab.tracking.names import safe_parts
+from fusion_lab.tracking.attention import PAGE, attention_bytes, attention_html, drawn_maps
 from fusion_lab.tracking.runs import Run
-from fusion_lab.tracking.trial import Outcome, checkpoint_dict, row_labels
+from fusion_lab.tracking.trial import Outcome, checkpoint_dict
 
 
 def kept_folder(study: Path, number: int) -> Path:
@@ -34,23 +33,26 @@ def how_many(keep: str) -> int:
 
 
 def keep_trial(folder: Path, outcome: Outcome) -> None:
-    """Makes ``folder`` of a trial's weights, curves and maps, whole or not at all."""
+    """Makes ``folder`` of a trial's weights, curves and maps, with every row's attention, whole or not at all."""
     half = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(half, ignore_errors=True)
-    for name in ("checkpoints", "attention"):
-        (half / name).mkdir(parents=True)
+    (half / "checkpoints").mkdir(parents=True)
     for fold in outcome.result.folds:
         save_file(fold.weights, half / "checkpoints" / f"fold{fold.fold}.safetensors")
         (half / "checkpoints" / f"fold{fold.fold}.json").write_text(json.dumps(checkpoint_dict(fold)))
     (half / "curves.html").write_text(curves_html(outcome.result.folds))
-    names = safe_parts(m.name for m in outcome.result.maps)
-    for weights in outcome.result.maps:
-        shown = panels(weights, row_labels(weights, outcome.result.predictions.of("val"), outcome.spec))
-        (half / "attention" / f"{names[weights.name]}.html").write_text(
-            attention_html(weights, shown, by=outcome.spec.tasks[0].name)
-        )
+    _save_maps(half, outcome)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(half, folder)
+
+
+def _save_maps(folder: Path, outcome: Outcome) -> None:
+    maps = drawn_maps(outcome.result)
+    for path, weights in maps.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / f"{path}.parquet").write_bytes(attention_bytes(weights, outcome.ids))
+    if maps:
+        (folder / PAGE).write_text(attention_html(outcome.result, outcome.spec, outcome.ids))
 
 
 def drop_others(study: Path, numbers: Sequence[int]) -> None:

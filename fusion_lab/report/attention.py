@@ -1,253 +1,228 @@
-"""Attention maps and gates: what a model weighed, averaged over validation rows, for all rows and per class."""
+"""Attention maps and gates in numbers: what a model weighed, averaged over validation rows, for all and per group.
+
+A row has no weight where it has no modality, time step or instance. A softmax gives exactly zero to nothing but what is
+masked, so a weight of exactly zero is *not there*: it is left out of every mean instead of pulling it down, and each
+mean carries the number of rows that it is over.
+"""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from plotly import graph_objects as go
 
-from fusion_lab.contracts import AttentionMap
+from fusion_lab.contracts import AttentionMap, Axis
 from fusion_lab.report import style
+from fusion_lab.report.rows import Groups
 
-MOST_BARS, MOST_TICKS, MOST_PANELS, MOST_NUMBERS = 40, 30, 6, 36
+NO_PROOF = (
+    "Attention and gates show what the model weighed when it answered; they are no proof of importance: "
+    "a large weight need not have mattered to the answer."
+)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Mean weights of some rows: ``mean`` and ``std`` (over folds' means) are ``[Q, N]``, Q = 1 without queries."""
+    """Mean weights of some rows. All arrays are ``[Q, N]``, Q = 1 where nothing asks, NaN where no row has anything.
+
+    ``mean`` is over the rows that have the place, ``count`` says how many; ``std`` is the deviation over the folds'
+    means (NaN for fewer than two folds); ``uniform`` is what the mean would be if each row weighed alike all it has.
+    """
 
     name: str
     rows: int
     mean: np.ndarray
     std: np.ndarray
+    count: np.ndarray
+    uniform: np.ndarray
 
 
-def panels(weights: AttentionMap, label: np.ndarray | None = None) -> list[Panel]:
-    """All rows, then each class of ``label`` (str ``[P]``, ``""`` where unknown) that has rows, in alphabetical order.
+@dataclass(frozen=True)
+class Chart:
+    """Means over one or two of a map's axes, what is weighed the last; ``averaged`` names the others."""
 
-    Axes before the last two (heads, layers) are averaged.
+    axes: tuple[Axis, ...]
+    averaged: tuple[str, ...]
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All charts of a map: each axis that asks by what is weighed, then what is weighed alone. ``by`` says what the
+    panels but the first are ("classes of death").
     """
-    values = _two_axes(weights)
-    chosen = [_panel("all rows", values, weights.fold, np.ones(len(values), bool))]
-    if label is not None:
-        names = sorted(set(label.tolist()) - {""})[: MOST_PANELS - 1]
-        chosen += [_panel(name, values, weights.fold, label == name) for name in names]
-    return [panel for panel in chosen if panel.rows]
+
+    name: str
+    kind: Literal["attention", "gate"]
+    rows: int
+    folds: tuple[int, ...]
+    by: str
+    charts: tuple[Chart, ...]
+
+    @property
+    def main(self) -> Chart:
+        """The last axis that asks by what is weighed; what is weighed alone where nothing asks."""
+        return self.charts[max(0, len(self.charts) - 2)]
 
 
-def attention_dict(weights: AttentionMap, shown: Sequence[Panel]) -> dict[str, Any]:
-    """The panels as plain values."""
+class View(NamedTuple):
+    """The weights that a chart is about, float64 ``[P, Q, N]``; NaN = not there."""
+
+    axes: tuple[Axis, ...]
+    averaged: tuple[str, ...]
+    values: np.ndarray
+    uniform: np.ndarray
+
+
+def is_places(axis: Axis) -> bool:
+    """Whether an axis runs over positions in time or in a bag, which have an order, and of which a row lacks some.
+
+    >>> [is_places(Axis(name, ("1", "2"))) for name in ("day", "instance", "modality", "asking modality", "latent")]
+    [True, True, False, False, False]
+    """
+    return axis.name.split()[-1:] != ["modality"] and axis.name not in ("latent", "head", "layer")
+
+
+def there(weights: AttentionMap) -> np.ndarray:
+    """bool ``[P, ...]``: what a row has. A modality that is not there asks for nothing either."""
+    present = weights.values > 0
+    if len(weights.axes) > 1 and weights.axes[-1].labels == weights.axes[-2].labels:
+        present &= np.asarray(present.any(-2))[..., None]
+    return present
+
+
+def views(weights: AttentionMap) -> list[View]:
+    """What is weighed by each of the axes that ask, then what is weighed alone. Each row counts once."""
+    present, last = there(weights), weights.values.ndim - 1
+    each = 1 / np.maximum(present.sum(-1, keepdims=True), 1)
+    made = []
+    for asking in [*range(1, last), None]:
+        others = tuple(a for a in range(1, last) if a != asking)
+        axes = tuple(weights.axes[a - 1] for a in (asking, last) if a is not None)
+        averaged = tuple(weights.axes[a - 1].name for a in others)
+        shape = (len(weights.row), -1, weights.values.shape[-1])
+        values, uniform = (_mean(x, present, others).reshape(shape) for x in (weights.values, each))
+        made.append(View(axes, averaged, values, uniform))
+    return made
+
+
+def summarise(weights: AttentionMap, groups: Groups | None = None) -> Summary:
+    """Means over all rows, then over the rows of each group that has any."""
+    parts = [("all rows", np.ones(len(weights.row), bool))]
+    if groups is not None:
+        parts += [(name, groups.of == i) for i, name in enumerate(groups.names) if (groups.of == i).any()]
+    charts = [
+        Chart(view.axes, view.averaged, tuple(_panel(name, view, weights.fold, keep) for name, keep in parts))
+        for view in views(weights)
+    ]
+    by = groups.by if groups is not None else ""
+    return Summary(
+        weights.name, weights.kind, len(weights.row), tuple(np.unique(weights.fold).tolist()), by, tuple(charts)
+    )
+
+
+def attention_dict(summary: Summary) -> dict[str, Any]:
+    """A summary as plain values: its main chart, and the others under ``more``."""
+    others = [chart for chart in summary.charts if chart is not summary.main]
     return {
-        "name": weights.name,
-        "kind": weights.kind,
-        "axes": [{"name": a.name, "labels": list(a.labels)} for a in weights.axes[-2:]],
-        "averaged_axes": [a.name for a in weights.axes[:-2]],
-        "rows": "validation rows, each in its own fold",
-        "folds": np.unique(weights.fold).tolist(),
+        "name": summary.name,
+        "kind": summary.kind,
+        "rows": summary.rows,
+        "folds": list(summary.folds),
+        "panels_are": summary.by,
+        "reading": "means over the validation rows that have the place, each row in its own fold",
+        **_chart_dict(summary.main),
+        "more": [_chart_dict(chart) for chart in others],
+    }
+
+
+def summary_of(plain: Mapping[str, Any]) -> Summary:
+    """What :func:`attention_dict` was made of."""
+    main, more = _chart_of(plain), [_chart_of(chart) for chart in plain["more"]]
+    charts = [*more[:-1], main, *more[-1:]]
+    folds = tuple(plain["folds"])
+    return Summary(plain["name"], plain["kind"], plain["rows"], folds, plain["panels_are"], tuple(charts))
+
+
+def order(chart: Chart) -> np.ndarray:
+    """What is weighed, the largest mean first; positions stay in their order."""
+    mean = np.nan_to_num(chart.panels[0].mean.mean(0))
+    return np.arange(len(mean)) if is_places(chart.axes[-1]) else np.argsort(-mean, kind="stable")
+
+
+def unit(summary: Summary, chart: Chart) -> str:
+    """What a weight is measured in."""
+    if summary.kind == "gate":
+        return "gate, 0 (shut) to 1 (open)"
+    each = f"for each {chart.axes[0].name} of a row" if len(chart.axes) > 1 else "over a row"
+    return f"share of attention, sums to 1 {each}"
+
+
+def chart_title(summary: Summary, chart: Chart) -> str:
+    """What is seen, of how many rows and folds."""
+    of = f"{style.counted(summary.rows, 'validation row')} of {style.counted(len(summary.folds), 'fold')}"
+    groups = f"; {summary.by}" if summary.by else ""
+    return f"{summary.name}: {of}{_averaged(chart)}{groups}"
+
+
+def row_title(summary: Summary, chart: Chart) -> str:
+    """What is seen where it is one row's."""
+    return f"{summary.name}: one validation row{_averaged(chart)}"
+
+
+def _averaged(chart: Chart) -> str:
+    return f", averaged over {' and '.join(chart.averaged)}" if chart.averaged else ""
+
+
+def _mean(values: np.ndarray, present: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Mean over ``axes`` of what is there; NaN where nothing is."""
+    count = present.sum(axes) if axes else present.astype(int)
+    held = np.broadcast_to(values, present.shape)
+    total = held.sum(axes, where=present, dtype=np.float64) if axes else np.where(present, held, 0.0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _panel(name: str, view: View, fold: np.ndarray, keep: np.ndarray) -> Panel:
+    present = ~np.isnan(view.values)
+
+    def mean(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return _mean(values[rows], present[rows], (0,))
+
+    folds = np.stack([mean(view.values, keep & (fold == k)) for k in np.unique(fold[keep])])
+    held = ~np.isnan(folds)
+    squares = np.sum((folds - _mean(folds, held, (0,))) ** 2, axis=0, where=held)
+    several, count = held.sum(0) > 1, held.sum(0)
+    std = np.sqrt(np.divide(squares, count - 1, out=np.full(squares.shape, np.nan), where=several))
+    return Panel(name, int(keep.sum()), mean(view.values, keep), std, present[keep].sum(0), mean(view.uniform, keep))
+
+
+def _chart_dict(chart: Chart) -> dict[str, Any]:
+    shape = tuple(len(axis.labels) for axis in chart.axes)
+    return {
+        "axes": [{"name": a.name, "labels": list(a.labels)} for a in chart.axes],
+        "averaged_axes": list(chart.averaged),
         "panels": [
-            {"name": p.name, "rows": p.rows, "mean": p.mean.tolist(), "std_over_folds": p.std.tolist()} for p in shown
+            {
+                "name": p.name,
+                "rows": p.rows,
+                "mean": p.mean.reshape(shape).tolist(),
+                "std_over_folds": p.std.reshape(shape).tolist(),
+                "rows_that_have_it": p.count.reshape(shape).tolist(),
+                "if_uniform": p.uniform.reshape(shape).tolist(),
+            }
+            for p in chart.panels
         ],
     }
 
 
-def attention_png(weights: AttentionMap, shown: Sequence[Panel], by: str = "") -> bytes:
-    """The panels as a PNG file: one chart of all panels for a single query, else heat maps of queries by keys.
-
-    ``by`` names the task whose classes the panels are.
-    """
-    draw = _marks_png if shown[0].mean.shape[0] == 1 else _heat_png
-    return draw(weights, shown, _title(weights, by))
+def _chart_of(plain: Mapping[str, Any]) -> Chart:
+    axes = tuple(Axis(axis["name"], tuple(axis["labels"])) for axis in plain["axes"])
+    return Chart(axes, tuple(plain["averaged_axes"]), tuple(_panel_of(p) for p in plain["panels"]))
 
 
-def attention_html(weights: AttentionMap, shown: Sequence[Panel], by: str = "") -> str:
-    """The panels as an interactive page: numbers, with their deviation over folds, under the pointer."""
-    if shown[0].mean.shape[0] == 1:
-        return style.page(weights.name, [_marks_figure(weights, shown, by)])
-    top = max(float(panel.mean.max()) for panel in shown)
-    return style.page(weights.name, [_heat_figure(weights, panel, top) for panel in shown], [_title(weights, by)])
-
-
-def _two_axes(weights: AttentionMap) -> np.ndarray:
-    """``[P, Q, N]``, float64."""
-    values = weights.values.astype(np.float64)
-    while values.ndim > 3:
-        values = values.mean(1)
-    return values[:, None, :] if values.ndim == 2 else values
-
-
-def _panel(name: str, values: np.ndarray, fold: np.ndarray, keep: np.ndarray) -> Panel:
-    if not keep.any():
-        return Panel(name, 0, np.zeros(values.shape[1:]), np.zeros(values.shape[1:]))
-    folds = [values[keep & (fold == k)].mean(0) for k in np.unique(fold[keep])]
-    spread = np.std(folds, axis=0, ddof=1) if len(folds) > 1 else np.zeros(values.shape[1:])
-    return Panel(name, int(keep.sum()), values[keep].mean(0), spread)
-
-
-def _marks_png(weights: AttentionMap, shown: Sequence[Panel], title: str) -> bytes:
-    """A line per key and a mark per panel, largest key on top; a curve over the places where there are many."""
-    labels = [style.shortened(str(name)) for name in weights.axes[-1].labels]
-    many = len(labels) > MOST_BARS
-    edge, height = (0.8, 2.6) if many else (style.text_width(labels) + 0.25, 0.25 * len(labels) + 0.2)
-    names = [f"{'●■▲◆▼●'[i]} {_heading(panel)}" for i, panel in enumerate(shown)]
-    breadth = edge + 4.6 + style.text_width(names)
-    figure = style.new_figure(breadth, height + 1.1, layout=None)
-    axes = style.panel(figure, edge, 0.6, 4.4, height)
-    draw = _draw_curve if many else _draw_marks
-    for place, panel in enumerate(shown):
-        draw(axes, panel, _order(weights), place, len(shown))
-        figure.text(
-            (edge + 4.5) / breadth,
-            (0.6 + height - 0.1 - 0.22 * place) / (height + 1.1),
-            names[place],
-            color=style.colour(place),
-            va="top",
-            fontsize=style.FONT - 1,
-        )
-    if many:
-        style.plain(axes, "", weights.axes[-1].name, _weight_name(weights))
-    else:
-        axes.set_yticks(range(len(labels)), [labels[i] for i in _order(weights)])
-        axes.invert_yaxis()
-        axes.set_xlim(left=0)
-        style.plain(axes, "", f"{_weight_name(weights)}, ± deviation over folds", "")
-    style.heading(figure, title)
-    return style.png(figure)
-
-
-def _draw_marks(axes: Axes, panel: Panel, order: np.ndarray, place: int, places: int) -> None:
-    at = np.arange(len(order)) + (place - (places - 1) / 2) * 0.7 / places
-    mean, std, colour = panel.mean[0][order], panel.std[0][order], style.colour(place)
-    axes.hlines(at, mean - std, mean + std, color=colour, linewidth=1.2)
-    axes.scatter(mean, at, color=colour, marker="os^Dvo"[place], s=22)
-
-
-def _draw_curve(axes: Axes, panel: Panel, order: np.ndarray, place: int, places: int) -> None:
-    mean, std, at = panel.mean[0], panel.std[0], np.arange(len(order))
-    axes.plot(mean, color=style.colour(place), linewidth=1.6)
-    axes.fill_between(at, mean - std, mean + std, color=style.colour(place), alpha=0.4 / places, linewidth=0)
-
-
-def _heat_png(weights: AttentionMap, shown: Sequence[Panel], title: str) -> bytes:
-    keys = [style.shortened(str(name)) for name in weights.axes[-1].labels]
-    queries = _query_labels(weights)
-    columns = min(3, len(shown))
-    lines = math.ceil(len(shown) / columns)
-    wide, tall = (max(2.6, 0.27 * min(len(n), MOST_TICKS)) for n in (keys, queries))
-    upright = style.text_width(keys) * len(keys) < wide
-    left, below = style.text_width(queries) + 0.5, 0.6 if upright else style.text_width(keys) + 0.4
-    figure = style.new_figure(left + columns * (wide + 0.2) + 1.0, lines * (tall + below + 0.35) + 0.35, layout=None)
-    top = max(float(panel.mean.max()) for panel in shown) or 1.0
-    for place, panel in enumerate(shown):
-        row, column = divmod(place, columns)
-        bottom = (lines - 1 - row) * (tall + below + 0.35) + below
-        axes = style.panel(figure, left + column * (wide + 0.2), bottom, wide, tall)
-        _draw_heat(axes, panel, top)
-        axes.set_xticks(_ticks(len(keys)), [keys[i] for i in _ticks(len(keys))], rotation=0 if upright else 90)
-        names = [queries[i] for i in _ticks(len(queries))] if not column else []
-        axes.set_yticks(_ticks(len(queries)) if not column else [], names)
-        style.plain(axes, _heading(panel, wide), weights.axes[-1].name, "" if column else _query_axis(weights))
-    _colour_bar(figure, weights, top)
-    style.heading(figure, title)
-    return style.png(figure)
-
-
-def _draw_heat(axes: Axes, panel: Panel, top: float) -> None:
-    axes.imshow(panel.mean, cmap=style.MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
-    if panel.mean.size <= MOST_NUMBERS:
-        for (i, j), value in np.ndenumerate(panel.mean):
-            ink = "white" if value < 0.55 * top else "black"
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=style.FONT - 2)
-
-
-def _colour_bar(figure: Figure, weights: AttentionMap, top: float) -> None:
-    breadth, tall = figure.get_size_inches()
-    axes = style.panel(figure, breadth - 0.95, tall - 0.7 - min(2.0, tall - 1.4), 0.14, min(2.0, tall - 1.4))
-    axes.imshow(np.linspace(top, 0, 64)[:, None], cmap=style.MAP, aspect="auto", extent=(0, 1, 0, top))
-    axes.set_xticks([])
-    axes.yaxis.tick_right()
-    axes.tick_params(labelsize=style.FONT - 2)
-    axes.yaxis.set_label_position("right")
-    axes.set_ylabel(_weight_name(weights), fontsize=style.FONT - 1)
-
-
-def _marks_figure(weights: AttentionMap, shown: Sequence[Panel], by: str) -> go.Figure:
-    order = _order(weights)
-    names = [html.escape(style.shortened(str(weights.axes[-1].labels[i]), 60)) for i in order]
-    many = len(names) > MOST_BARS
-    figure = go.Figure()
-    for place, panel in enumerate(shown):
-        reach = {"array": panel.std[0][order], "thickness": 1.5, "width": 0, "type": "data"}
-        along, across = {"x": panel.mean[0][order], "error_x": reach}, {"y": names}
-        if many:
-            along, across = {"y": panel.mean[0][order], "error_y": reach}, {"x": list(range(len(names)))}
-        figure.add_scatter(
-            **along,
-            **across,
-            mode="lines+markers" if many else "markers",
-            name=html.escape(_heading(panel)),
-            marker={"color": style.colour(place), "size": 9, "symbol": place},
-        )
-    value, place_name = _weight_name(weights), html.escape(weights.axes[-1].name)
-    figure.update_xaxes(title=place_name if many else value)
-    figure.update_yaxes(title=value if many else "", autorange=None if many else "reversed")
-    return style.layout(figure, _title(weights, by), 480 if many else 180 + 24 * len(names))
-
-
-def _heat_figure(weights: AttentionMap, panel: Panel, top: float) -> go.Figure:
-    trace = go.Heatmap(
-        z=panel.mean,
-        x=[html.escape(style.shortened(str(label))) for label in weights.axes[-1].labels],
-        y=[html.escape(label) for label in _query_labels(weights)],
-        customdata=panel.std,
-        hovertemplate="%{y} → %{x}<br>%{z:.4f} ± %{customdata:.4f} over folds<extra></extra>",
-        colorscale=style.MAP,
-        zmin=0,
-        zmax=top or 1,
-        colorbar={"title": _weight_name(weights)},
-    )
-    figure = go.Figure(trace)
-    figure.update_xaxes(title=html.escape(weights.axes[-1].name), tickangle=-90 if panel.mean.shape[1] > 8 else 0)
-    figure.update_yaxes(title=html.escape(_query_axis(weights)), autorange="reversed")
-    return style.layout(figure, _heading(panel), 330 + 22 * min(panel.mean.shape[0], 60))
-
-
-def _order(weights: AttentionMap) -> np.ndarray:
-    """Largest first, by the mean over all rows; places in time or in a bag stay in their order."""
-    if any(word in weights.axes[-1].name for word in ("step", "time", "instance")):
-        return np.arange(len(weights.axes[-1].labels))
-    return np.argsort(-_two_axes(weights).mean((0, 1)), kind="stable")
-
-
-def _ticks(count: int) -> list[int]:
-    return list(range(0, count, math.ceil(count / MOST_TICKS)))
-
-
-def _query_labels(weights: AttentionMap) -> list[str]:
-    return [style.shortened(str(name)) for name in weights.axes[-2].labels] if len(weights.axes) > 1 else [""]
-
-
-def _query_axis(weights: AttentionMap) -> str:
-    return weights.axes[-2].name if len(weights.axes) > 1 else ""
-
-
-def _weight_name(weights: AttentionMap) -> str:
-    return "mean gate, 0 to 1" if weights.kind == "gate" else "mean share of attention"
-
-
-def _heading(panel: Panel, inches: float = 3.6) -> str:
-    """The panel's name, as far as it fits, and its number of rows."""
-    return f"{style.shortened(panel.name, int(inches / style.text_width('x', style.FONT)) - 10)} (n = {panel.rows})"
-
-
-def _title(weights: AttentionMap, by: str) -> str:
-    folds = len(np.unique(weights.fold))
-    averaged = f", mean over {', '.join(a.name for a in weights.axes[:-2])}" if len(weights.axes) > 2 else ""
-    classes = f"; classes of {by}" if by else ""
-    return f"{weights.name}: validation rows of {style.counted(folds, 'fold')}{averaged}{classes}"
+def _panel_of(plain: Mapping[str, Any]) -> Panel:
+    names: Sequence[str] = ("mean", "std_over_folds", "rows_that_have_it", "if_uniform")
+    mean, std, count, uniform = (np.atleast_2d(np.array(plain[name], float)) for name in names)
+    return Panel(plain["name"], plain["rows"], mean, std, count, uniform)

@@ -18,10 +18,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
-import numpy as np
-
-from fusion_lab.contracts import AttentionMap, Axis
-from fusion_lab.report.attention import Panel, attention_png
+from fusion_lab.report.attention import summary_of
+from fusion_lab.report.attention_picture import attention_png
 from fusion_lab.report.curves import curves_png
 from fusion_lab.training.results import FoldResult
 
@@ -41,16 +39,8 @@ def _fold(plain: Mapping[str, Any]) -> FoldResult:
 
 
 def draw_attention(payload: Mapping[str, Any]) -> bytes:
-    """The PNG of what :func:`fusion_lab.report.attention.attention_dict` gave; ``by`` names the task of its classes."""
-    panels = [
-        Panel(p["name"], p["rows"], np.array(p["mean"]), np.array(p["std_over_folds"])) for p in payload["panels"]
-    ]
-    axes = tuple(Axis(axis["name"], tuple(axis["labels"])) for axis in payload["axes"])
-    folds = np.array(payload["folds"])
-    # as many rows as folds, all of them the mean: what the figure takes from single rows is their mean and their folds
-    mean = panels[0].mean[0] if len(axes) == 1 else panels[0].mean
-    weights = AttentionMap(payload["name"], payload["kind"], axes, folds, folds, np.stack([mean] * len(folds)))
-    return attention_png(weights, panels, payload.get("by", ""))
+    """The PNG of what :func:`fusion_lab.report.attention.attention_dict` gave."""
+    return attention_png(summary_of(payload))
 
 
 DRAWERS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {"curves": draw_curves, "attention": draw_attention}

@@ -21,6 +21,13 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 GREY = "#6b6b6b"
 MAP = "cividis"
 FONT = 10
+PLOTLY = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,  # Plotly's own default is a button that uploads the figure and its data
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
+"""How a figure behaves in the browser."""
 _DRAWING = threading.Lock()  # matplotlib's font and text caches are shared by all figures of a process
 
 
@@ -139,14 +146,16 @@ def layout(figure: go.Figure, title: str, height: int) -> go.Figure:
 def page(title: str, figures: Sequence[go.Figure], notes: Sequence[str] = ()) -> str:
     """A page of interactive figures that needs no network: the script (about 5 MB) is inside, once."""
     parts = [
-        plotly_io.to_html(
-            f, full_html=False, include_plotlyjs=i == 0, config={"displaylogo": False, "responsive": True}
-        )
-        for i, f in enumerate(figures)
+        plotly_io.to_html(f, full_html=False, include_plotlyjs=i == 0, config={**PLOTLY}) for i, f in enumerate(figures)
     ]
     told = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return document(title, f"{told}{''.join(parts)}")
+
+
+def document(title: str, body: str, look: str = "") -> str:
+    """A whole HTML document; ``look`` is CSS beside the pages' own."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        "<style>body{font-family:Helvetica,Arial,sans-serif;margin:16px;max-width:1400px;color:#222}</style></head>"
-        f"<body>{told}{''.join(parts)}</body></html>"
+        f"<style>body{{font-family:Helvetica,Arial,sans-serif;margin:16px;max-width:1400px;color:#222}}{look}</style>"
+        f"</head><body>{body}</body></html>"
     )

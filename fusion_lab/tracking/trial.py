@@ -12,10 +12,19 @@ import pandas as pd
 from safetensors.torch import save as safetensors_bytes
 
 from fusion_lab.config import dump_yaml, flatten
-from fusion_lab.contracts import AttentionMap, Predictions, Spec
-from fusion_lab.report.attention import Panel, attention_dict, attention_html, panels
+from fusion_lab.contracts import AttentionMap, Spec
+from fusion_lab.report.attention import attention_dict
 from fusion_lab.report.curves import curves_dict, curves_html, mean_curves, metric_of, task_of
 from fusion_lab.report.drawing import Draw, draw_here
+from fusion_lab.tracking.attention import (
+    PAGE,
+    TOO_LARGE,
+    attention_bytes,
+    attention_html,
+    drawn_maps,
+    is_small,
+    summary_of_map,
+)
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import prediction_bytes
 from fusion_lab.tracking.runs import Run, json_bytes
@@ -53,7 +62,8 @@ def log_cross_validation(
     """Gives the run all of it but figures; returns before it is written.
 
     Only the scores of ``splits`` are shown, so that whoever selects among runs does not select on test rows; the file
-    of predictions holds both splits.
+    of predictions holds both splits. Attention and gates are kept as means, and as the weights of every validation row
+    in a run that keeps its checkpoints or where they are small (:func:`fusion_lab.tracking.attention.is_small`).
     """
     result = outcome.result
     tasks = safe_parts(task.name for task in outcome.spec.tasks)
@@ -67,8 +77,11 @@ def log_cross_validation(
         run.tags({"notes": " ".join(result.notes)})
     _log_files(run, outcome, splits)
     run.bytes("curves.json", lambda: json_bytes(curves_dict(result.folds)))
-    for path, weights, shown, _ in _maps(outcome):
-        run.json(f"{path}.json", attention_dict(weights, shown))
+    every_row = keep_checkpoints or is_small(result)
+    for path, weights in drawn_maps(result).items():
+        run.bytes(f"{path}.json", partial(_means, weights, outcome, every_row))
+        if every_row:
+            run.bytes(f"{path}.parquet", partial(attention_bytes, weights, outcome.ids))
     if keep_checkpoints:
         for fold in result.folds:
             _log_checkpoint(run, fold)
@@ -77,21 +90,26 @@ def log_cross_validation(
 def log_figures(run: Run, outcome: Outcome, draw: Draw = draw_here, interactive: bool = False) -> None:
     """Gives the run curves and maps as pictures; returns before they are drawn, in the writer's thread, by ``draw``.
 
-    ``interactive`` adds pages with their script inside, about 5 MB each.
+    ``interactive`` adds pages with their script inside, about 5 MB each: the curves, and all maps together.
     """
-    curves, folds = curves_dict(outcome.result.folds), outcome.result.folds
+    curves, result = curves_dict(outcome.result.folds), outcome.result
     run.bytes("curves.png", lambda: draw("curves", curves))
     if interactive:
-        run.bytes("curves.html", lambda: curves_html(folds).encode())
-    for path, weights, shown, by in _maps(outcome):
-        payload = {**attention_dict(weights, shown), "by": by}
-        run.bytes(f"{path}.png", partial(draw, "attention", payload))
-        if interactive:
-            run.bytes(f"{path}.html", partial(_page, weights, shown, by))
+        run.bytes("curves.html", lambda: curves_html(result.folds).encode())
+    maps = drawn_maps(result)
+    for path, weights in maps.items():
+        run.bytes(f"{path}.png", partial(_picture, weights, outcome, draw))
+    if interactive and maps:
+        run.bytes(PAGE, lambda: attention_html(result, outcome.spec, outcome.ids).encode())
 
 
-def _page(weights: AttentionMap, shown: list[Panel], by: str) -> bytes:
-    return attention_html(weights, shown, by).encode()
+def _means(weights: AttentionMap, outcome: Outcome, every_row: bool) -> bytes:
+    means = attention_dict(summary_of_map(weights, outcome.result, outcome.spec))
+    return json_bytes({**means, "weights_of_every_row": every_row or TOO_LARGE})
+
+
+def _picture(weights: AttentionMap, outcome: Outcome, draw: Draw) -> bytes:
+    return draw("attention", attention_dict(summary_of_map(weights, outcome.result, outcome.spec)))
 
 
 def fold_metrics(scores: pd.DataFrame, splits: Sequence[str], tasks: Mapping[str, str]) -> dict[str, float]:
@@ -130,18 +148,6 @@ def curve_metrics(folds: Sequence[FoldResult], tasks: Mapping[str, str]) -> Iter
         yield index + 1, {name: float(curve[index]) for name, curve in curves.items()}
 
 
-def row_labels(weights: AttentionMap, predictions: Predictions, spec: Spec) -> np.ndarray | None:
-    """The first task's class for each entry of a map, str ``[P]``, ``""`` where unknown; ``None`` without classes."""
-    task = spec.tasks[0]
-    if not task.classes or task.per_step or not len(predictions.row):
-        return None
-    class_of = np.full(max(int(predictions.row.max()), int(weights.row.max(initial=0))) + 1, "", dtype=object)
-    known = predictions.known[task.name].astype(bool)
-    names = np.array(task.classes, dtype=object)
-    class_of[predictions.row[known]] = names[predictions.target[task.name][known].astype(int)]
-    return class_of[weights.row].astype(str)
-
-
 def checkpoint_dict(fold: FoldResult) -> dict[str, object]:
     """What belongs beside a fold's weights."""
     return {
@@ -166,16 +172,6 @@ def _log_files(run: Run, outcome: Outcome, splits: Sequence[str]) -> None:
     run.bytes("config.yaml", lambda: dump_yaml(outcome.config).encode())
     run.bytes("scores.csv", lambda: shown.to_csv(index=False).encode())
     run.bytes("predictions.parquet", lambda: prediction_bytes(predictions, outcome.spec, outcome.ids))
-
-
-def _maps(outcome: Outcome) -> Iterator[tuple[str, AttentionMap, list[Panel], str]]:
-    """Of each map that has rows: its path, the map, its panels, and the task by whose classes they are split."""
-    names = safe_parts(m.name for m in outcome.result.maps)
-    for weights in outcome.result.maps:
-        if len(weights.row):
-            label = row_labels(weights, outcome.result.predictions.of("val"), outcome.spec)
-            by = "" if label is None else outcome.spec.tasks[0].name
-            yield f"attention/{names[weights.name]}", weights, panels(weights, label), by
 
 
 def _log_checkpoint(run: Run, fold: FoldResult) -> None:

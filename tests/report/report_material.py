@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fusion_lab.contracts import AttentionMap, Axis
+from fusion_lab.contracts import AttentionMap, Axis, Predictions, Spec, Task
+from fusion_lab.report.rows import Groups
 from fusion_lab.report.study import Study
 from fusion_lab.training.results import FoldResult
 
@@ -26,10 +27,50 @@ def make_folds(lengths=(6, 4), bests=(5, 2), undefined=()) -> tuple[FoldResult, 
     return tuple(folds)
 
 
-def make_map(*sizes: int, rows: int = 40, name: str = "modality attention", kind="attention") -> AttentionMap:
-    axes = tuple(Axis(f"axis {i}", tuple(f"place {i} {j}" for j in range(n))) for i, n in enumerate(sizes))
-    values = np.random.default_rng(0).dirichlet(np.ones(sizes[-1]), (rows, *sizes[:-1])).astype(np.float32)
-    return AttentionMap(name, kind, axes, np.arange(rows) % 4, np.arange(rows), values)
+def make_map(
+    *sizes: int, rows: int = 40, name: str = "attention", kind="attention", axes=(), there=None, seed: int = 0
+) -> AttentionMap:
+    """A map over axes of these sizes, called "axis 0" and so on but for ``axes``; ``there``, bool, broadcasts to
+    ``[rows, *sizes]``.
+    """
+    names = [*axes, *(f"axis {i}" for i in range(len(axes), len(sizes)))]
+    of = tuple(
+        # axes over modalities are over the same ones
+        Axis(name, tuple(f"{'modality' if 'modality' in name else name} {j}" for j in range(size)))
+        for name, size in zip(names, sizes, strict=True)
+    )
+    random = np.random.default_rng(seed)
+    held = np.broadcast_to(True if there is None else there, (rows, *sizes))
+    raw = random.gamma(1.0, size=(rows, *sizes)) * held + 1e-3 * held
+    total = raw.sum(-1, keepdims=True)
+    values = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+    if kind == "gate":
+        values = random.uniform(0.01, 1, (rows, *sizes)) * held
+    return AttentionMap(name, kind, of, np.arange(rows) % 4, np.arange(rows), values.astype(np.float32))
+
+
+BINARY = Task("death", "binary", ("alive", "died"))
+DOSE = Task("dose", "regression")
+
+
+def make_predictions(task: Task, rows: int = 40, known: float = 0.9, seed: int = 0) -> tuple[Predictions, Spec]:
+    """Validation answers for a task, each row in fold ``row % 4``."""
+    random = np.random.default_rng(seed)
+    if task.kind == "regression":
+        target, score = random.normal(size=rows), random.normal(size=rows)
+    else:
+        target = random.integers(0, len(task.classes), rows).astype(float)
+        score = (
+            random.uniform(size=rows) if task.kind == "binary" else random.dirichlet([1.0] * len(task.classes), rows)
+        )
+    told = random.uniform(size=rows) < known
+    row = np.arange(rows)
+    columns = ({task.name: np.where(told, target, 0)}, {task.name: told}, {task.name: score})
+    return Predictions(row % 4, np.full(rows, "val"), row, *columns), Spec((), (task,))
+
+
+def make_groups(rows: int = 40) -> Groups:
+    return Groups("classes of death", ("alive", "died"), np.arange(rows) % 3 - 1)
 
 
 def make_study() -> Study:

@@ -61,5 +61,6 @@ def test_the_page_needs_no_network():
     page = curves_html(make_folds(undefined={(0, 3)}), "demo <1>")
     assert "<script src=" not in page
     assert "demo &lt;1&gt;" in page
+    assert '"showSendToCloud": false' in page  # no button that uploads the figure
     assert len(page) > 1e6
     assert math.isclose(page.count("Plotly.newPlot("), 1, abs_tol=2)

@@ -2,10 +2,12 @@ import os
 import signal
 import subprocess
 
+import numpy as np
 import pytest
-from report_material import make_folds, make_map
+from report_material import make_folds, make_groups, make_map
 
-from fusion_lab.report.attention import attention_dict, attention_png, panels
+from fusion_lab.report.attention import attention_dict, summarise
+from fusion_lab.report.attention_picture import attention_png
 from fusion_lab.report.curves import curves_dict, curves_png
 from fusion_lab.report.drawing import DrawingProcess, draw_here
 
@@ -21,11 +23,11 @@ def test_curves_are_drawn_as_in_this_process(process):
     assert process.draw("curves", curves_dict(folds)) == curves_png(folds)
 
 
-@pytest.mark.parametrize("sizes", [(4,), (3, 4)], ids=["one query", "queries by keys"])
+@pytest.mark.parametrize("sizes", [(4,), (3, 4), (5, 3, 4)], ids=["one query", "queries by keys", "over time"])
 def test_maps_are_drawn_as_in_this_process(process, sizes):
-    weights = make_map(*sizes)
-    shown = panels(weights)
-    assert process.draw("attention", attention_dict(weights, shown)) == attention_png(weights, shown)
+    there = (np.arange(sizes[0]) > 0).reshape(-1, *[1] * (len(sizes) - 1))  # a place that no row has
+    summary = summarise(make_map(*sizes, there=there), make_groups())
+    assert process.draw("attention", attention_dict(summary)) == attention_png(summary)
 
 
 def test_a_figure_is_drawn_here_when_the_process_was_killed():

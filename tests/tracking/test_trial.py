@@ -2,20 +2,22 @@ import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from plotly.offline import get_plotlyjs
 from safetensors.torch import load as load_safetensors
 
+from fusion_lab.tracking import attention as attention_files
 from fusion_lab.tracking.trial import (
     curve_metrics,
     fold_metrics,
     log_cross_validation,
     log_figures,
-    row_labels,
     summary_metrics,
 )
 
@@ -77,6 +79,9 @@ def test_files_of_a_trial(store, experiment, make_outcome, artifact):
     attention = json.loads(artifact(run, "attention/modalities_ last layer.json"))
     assert [p["name"] for p in attention["panels"]] == ["all rows", "alive", "died"]
     assert np.allclose(attention["panels"][0]["mean"], outcome.result.maps[0].values.mean(0))
+    table = pd.read_parquet(io.BytesIO(artifact(run, "attention/modalities_ last layer.parquet")))
+    assert table["weight"].tolist() == outcome.result.maps[0].values.ravel().tolist()
+    assert attention["weights_of_every_row"] is True
     weights = load_safetensors(artifact(run, "checkpoints/fold2.safetensors"))
     for name, tensor in outcome.result.folds[2].weights.items():
         assert weights[name].equal(tensor)
@@ -86,12 +91,33 @@ def test_files_of_a_trial(store, experiment, make_outcome, artifact):
     }
 
 
-def test_interactive_pages_carry_their_script(store, experiment, make_outcome, artifact):
-    run = run_of(store, experiment, make_outcome(count=3, epochs=5), interactive=True)
-    for path in ("curves.html", "attention/modalities_ last layer.html"):
+def test_interactive_pages_carry_their_script_once_for_all_maps(store, experiment, make_outcome, artifact):
+    outcome = make_outcome(count=3, epochs=5)
+    weights = outcome.result.maps[0]
+    result = replace(outcome.result, maps=(weights, replace(weights, name="again")))
+    run = run_of(store, experiment, replace(outcome, result=result), interactive=True)
+    for path in ("curves.html", "attention/attention.html"):
         page = artifact(run, path).decode()
-        assert len(page) > 1e6
-        assert "src=" not in page.split("<body>")[0]
+        assert page.count(get_plotlyjs()) == 1
+        assert "src=" not in page.replace(get_plotlyjs(), "")
+    files = {a.path for a in store.client.list_artifacts(run.id, "attention")}
+    names = ("modalities_ last layer", "again")
+    assert files == {
+        "attention/attention.html",
+        *(f"attention/{name}.{end}" for name in names for end in ("png", "json", "parquet")),
+    }
+
+
+def test_a_trial_with_large_maps_keeps_means_unless_its_weights_are_kept(
+    store, experiment, make_outcome, artifact, monkeypatch
+):
+    monkeypatch.setattr(attention_files, "MOST_BYTES", 10)
+    for keep in (False, True):
+        run = run_of(store, experiment, make_outcome(count=3, epochs=5), keep_checkpoints=keep)
+        files = {a.path.rpartition(".")[2] for a in store.client.list_artifacts(run.id, "attention")}
+        assert files == {"png", "json", *(["parquet"] if keep else [])}
+        told = json.loads(artifact(run, "attention/modalities_ last layer.json"))["weights_of_every_row"]
+        assert told is True if keep else told.startswith("not kept")
 
 
 def test_a_trial_costs_few_calls_of_the_store(store, experiment, make_outcome, monkeypatch):
@@ -110,7 +136,7 @@ def test_a_trial_costs_few_calls_of_the_store(store, experiment, make_outcome, m
         monkeypatch.setattr(MlflowClient, name, counted(name))
     run_of(store, experiment, make_outcome(count=5, epochs=50))
     files = calls.pop("log_artifact")
-    assert files == 7
+    assert files == 8
     assert calls == {"create_run": 1, "log_batch": 1, "set_terminated": 1}
 
 
@@ -132,11 +158,3 @@ def test_metrics_of_folds_and_summary_keep_the_splits_apart(make_outcome, artifa
     assert math.isnan(both["fold1/val/grade/ap"])
     summary = summary_metrics(outcome.summary, ("test",), TASKS)
     assert {name.split("/")[0] for name in summary} == {"test"}
-
-
-def test_labels_of_a_map_are_the_classes_of_its_rows(make_outcome, artifact):
-    outcome = make_outcome(count=3)
-    labels = row_labels(outcome.result.maps[0], outcome.result.predictions.of("val"), outcome.spec)
-    expected = ["" if i % 7 == 0 else "died" if i % 3 == 0 else "alive" for i in range(60)]
-    assert labels is not None
-    assert labels.tolist() == expected
