@@ -35,6 +35,13 @@ def positive_whole(text: str) -> int:
     return int(text)
 
 
+def flag(text: str) -> bool:
+    """Yes or no, as ``--flag``, ``--flag=true`` or ``--flag=false``."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+    return text.lower() == "true"
+
+
 def seconds(text: str) -> float:
     """A duration: seconds, or with the unit s, m or h."""
     factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
@@ -46,6 +53,9 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a duration such as 90, 90s, 15m or 2h, found {text!r}")
     return value
 
+
+REQUIRED = "(required)"
+"""The default of an option that has to be given."""
 
 EXPERIMENT = Option(str, "a name in experiments/, or a path to a YAML file", "demo")
 SHARED = {
@@ -83,6 +93,28 @@ VERBS: dict[str, Verb] = {
             ),
             "timeout": Option(seconds, "stop starting trials after this long: 90, 90s, 15m, 2h"),
             **SHARED,
+        },
+    ),
+    "promote": Verb(
+        "fusion_lab.jobs.promote",
+        "make the challenger the champion, if it passes the gates of its experiment (exit code 1 where it does not)",
+        {
+            "experiment": EXPERIMENT,
+            "baseline": Option(str, "a baseline that becomes the challenger first: trees, logistic, single:NAME, ..."),
+            "dry-run": Option(flag, "judge and change nothing", False),
+            "rollback": Option(flag, "give the champion's alias back to the version that it replaced", False),
+            **{name: SHARED[name] for name in ("data", "set", "tracking-uri")},
+        },
+    ),
+    "predict": Verb(
+        "fusion_lab.jobs.predict",
+        "a registered model's answers to the rows of a file or folder",
+        {
+            "model": Option(str, "name@alias, name/version, or a name for its champion", REQUIRED),
+            "input": Option(str, "a table, a file of JSON lines, or a folder laid out as the training data", REQUIRED),
+            "output": Option(str, "file to write: .csv, .parquet or .jsonl", "predictions.csv"),
+            "attention": Option(flag, "add what the model weighed", False),
+            "tracking-uri": SHARED["tracking-uri"],
         },
     ),
 }
@@ -136,8 +168,14 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Verb, dict[str, Any]]
 def _add(verbs: Any, name: str, verb: Verb) -> Parser:
     parser = verbs.add_parser(name, help=verb.help, description=verb.help, allow_abbrev=False)
     for option, (kind, text, default) in verb.options.items():
-        shown = text if default in (None, "") else f"{text} (default: {default})"
-        parser.add_argument(f"--{option}", type=_or_empty(kind, default), default=default, help=shown, metavar="VALUE")
+        needed = default == REQUIRED
+        plain = default in (None, "", False) or needed
+        shown = text if plain else f"{text} (default: {default})"
+        convert = kind if needed else _or_empty(kind, default)
+        bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is flag else {}
+        parser.add_argument(
+            f"--{option}", type=convert, default=default, help=shown, metavar="VALUE", required=needed, **bare
+        )
     return parser
 
 
@@ -149,14 +187,14 @@ def _or_empty(kind: Callable[[str], Any], default: Any) -> Callable[[str], Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Exit code 0; 2 for a user's mistake, told in one line; 130 when interrupted."""
+    """Runs a verb. Exit code 0 or what the job says; 2 for a user's mistake, told in one line; 130 when interrupted."""
     verb, options = parse(arguments)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from fusion_lab.contracts import UserError
 
     try:
-        import_module(verb.job).run(**options)
+        done = import_module(verb.job).run(**options)
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt as interruption:
@@ -166,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # nobody reads on, as in `fusion-lab hpo | head`: Python would complain once more when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
-    return 0
+    return getattr(done, "exit_code", 0)
 
 
 if __name__ == "__main__":

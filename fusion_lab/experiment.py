@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,10 +14,12 @@ from pydantic import Field
 from fusion_lab.config import Config, assign, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
+from fusion_lab.data.raw import Records
 from fusion_lab.data.scaling import Scaler, ScalingConfig
 from fusion_lab.data.splits import FoldsConfig, make_folds
 from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.data.table import TableConfig
+from fusion_lab.evaluation.gates import PromotionConfig
 from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.training.augmentation import AugmentationConfig
 from fusion_lab.training.execution import check_stackable
@@ -33,6 +35,9 @@ ModelConfig = TokenFusionConfig  # a discriminated union as soon as there is a s
 SECTION_SWITCHES = {"model": "family", "data": "domain"}
 """Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
 
+BESIDE = ("name", "description", "selected", "final", "promotion")
+"""Settings that change nothing of what a cross-validation computes."""
+
 LONGEST_NAME = 200
 
 
@@ -41,7 +46,8 @@ class Experiment(Config):
 
     ``trial`` is the number of the stream of randomness, so that the best configuration of a search is reproduced bit
     by bit. ``selected`` names the study that chose this configuration: its out-of-fold scores are optimistic, and are
-    labelled so.
+    labelled so. ``final`` says what is registered: the ensemble of the folds' models, or one model trained anew on all
+    rows that are not locked away, for the median of the folds' best epochs; ``promotion`` what it has to pass.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
@@ -55,6 +61,8 @@ class Experiment(Config):
     scaling: ScalingConfig = ScalingConfig()
     folds: FoldsConfig = FoldsConfig()
     baselines: bool = True
+    final: Literal["ensemble", "refit"] = "ensemble"
+    promotion: PromotionConfig = PromotionConfig()
     seed: int = Field(0, ge=0)
     trial: int = Field(0, ge=0)
     selected: str | None = None
@@ -65,7 +73,7 @@ class Experiment(Config):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what comes out, whatever it is called and wherever its files lie."""
-        settings = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "selected")}
+        settings = {k: v for k, v in self.resolved().items() if k not in BESIDE}
         settings["data"].pop("root", None)
         return settings
 
@@ -214,6 +222,10 @@ class Materials:
     def fingerprint(self, experiment: Experiment) -> str:
         """Identity of what a configuration will compute here: settings, data and split."""
         return content_hash([experiment.identity(), self.dataset.provenance.digest, self.folds.digest])
+
+    def records(self, experiment: Experiment) -> Records:
+        """The same rows as they were before encoding, in the same order."""
+        return DOMAINS[experiment.data.domain].records(experiment.data)
 
     def scaler(self, config: ScalingConfig) -> Scaler:
         """The folds' statistics, fitted once per setting."""

@@ -35,10 +35,12 @@ def test_an_entry_points_parameters_are_its_verbs_options(entry):
 def test_an_entry_points_defaults_are_the_command_lines(entry):
     """But for the experiment, which an experiment's own entry point names."""
     verb = verb_of(entry)
-    defaults = {name: parameter["default"] for name, parameter in ENTRY_POINTS[entry]["parameters"].items()}
-    _, given = parse([verb, *(f"--{name}={value}" for name, value in defaults.items())])
-    _, plain = parse([verb])
-    assert given == {**plain, "experiment": entry if entry in experiments() else plain["experiment"]}
+    parameters = ENTRY_POINTS[entry]["parameters"]
+    needed = [f"--{name}=given" for name, parameter in parameters.items() if "default" not in parameter]
+    defaults = [f"--{name}={p['default']}" for name, p in parameters.items() if "default" in p]
+    _, given = parse([verb, *needed, *defaults])
+    _, plain = parse([verb, *needed])
+    assert given == {**plain, **({"experiment": entry} if entry in experiments() else {})}
 
 
 def experiments() -> set[str]:
@@ -46,8 +48,8 @@ def experiments() -> set[str]:
 
 
 def test_every_experiment_and_verb_has_an_entry_point():
-    assert set(ENTRY_POINTS) == {"main", "hpo"} | experiments()
-    assert verb_of("main") == "train" and verb_of("hpo") == "hpo"
+    assert set(ENTRY_POINTS) == {"main", *VERBS} - {"train"} | experiments()
+    assert verb_of("main") == "train" and all(verb_of(verb) == verb for verb in VERBS if verb != "train")
     assert {verb_of(name) for name in experiments()} == {"train"}
 
 

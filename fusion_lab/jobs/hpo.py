@@ -12,9 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fusion_lab.config import dump_yaml, parse_overrides
 from fusion_lab.contracts import ConfigError, UserError
-from fusion_lab.evaluation.predictions import save_predictions
+from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Experiment, Materials, find, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
+from fusion_lab.jobs.final import Trained, enter, link_checkpoints
 from fusion_lab.jobs.kept import drop_others, how_many, keep_trial, kept_folder
 from fusion_lab.jobs.progress import Progress, duration, shown
 from fusion_lab.jobs.results import Scored, fairest, table
@@ -24,6 +25,7 @@ from fusion_lab.jobs.tell import closed_lines, command_line, data_lines
 from fusion_lab.report.drawing import Draw, DrawingProcess
 from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Suggestion, read_study
 from fusion_lab.tracking.provenance import dataset_input, environment
+from fusion_lab.tracking.registry import Registry
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.sweep import STATE
 from fusion_lab.tracking.trial import EXECUTION, Outcome, log_cross_validation, log_figures
@@ -71,7 +73,7 @@ def run(
     progress.line("\n".join(data_lines(base.name, materials)))
     materials.check(base)
     study = Study(config, base, materials, STUDIES, str(source))
-    with session(base.name, "study", f"study {study.name}", tracking_uri) as place:
+    with progress, session(base.name, "study", f"study {study.name}", tracking_uri) as place:
         progress.line("\n".join(closed_lines(place)))
         with study.locked(), DrawingProcess() as process:
             _Search(study, config, materials, place, progress, again, process.draw).run()
@@ -130,12 +132,14 @@ class _Search:
                     self.progress.line(f"{failures} trials failed in a row: the study stops here")
                     break
         finally:
+            self._show("the study's report")
             lines = report_study(self.study, self.materials, self.baselines, self.place, self.again)
             self.progress.line("\n".join(lines))
         ended = self.study.ended()
         if len(ended) >= self.config.budget.trials and self.study.best() is None:
             why = ended[-1].user_attrs.get(REASON, "they were pruned")
             raise UserError(f"study {self.study.name}: expected a complete trial, found none of {len(ended)}: {why}")
+        self._enter()
 
     def _begin(self) -> None:
         run, study = self.place.run, self.study
@@ -210,6 +214,7 @@ class _Search:
         return False
 
     def _on_eval(self, suggestion: Suggestion) -> OnEval:
+        self._show()
         show = self.progress.watch(f"trial {suggestion.number}", self._best_so_far)
 
         def on_eval(evaluation: Evaluation) -> Decision:
@@ -266,6 +271,33 @@ class _Search:
         best = "" if state.startswith("best") else self._best_so_far()
         about = f"  about {duration(left)} left" if done < total else ""
         self.progress.line(f"{line}{'  ' + state if state else ''}{best}{about}")
+
+    def _show(self, what: str = "") -> None:
+        """Where the study stands, and what it goes on with."""
+        done, total = len(self.study.ended()), self.config.budget.trials
+        left = (time.monotonic() - self.started) / self.done * (total - done) if self.done else None
+        beside = fairest(self.baselines, "val") if self.monitor != "loss" else None
+        baseline = "" if beside is None else f"best baseline {beside.value('val'):.3f} ({beside.name})"
+        self.progress.study(done, total, self._best_so_far().strip(), baseline, left)
+        if what:
+            self.progress.now(what)
+
+    def _enter(self) -> None:
+        """Gives the kept trials' checkpoints a place among the store's models, and registers the best trial's."""
+        kept = self._kept()
+        for trial in kept:
+            experiment, spec = self.study.experiment_of(trial), self.materials.spec
+            predictions = load_predictions(predictions_file(self.study, trial.number))
+            trained = Trained.kept(experiment, kept_folder(self.study.folder, trial.number), predictions)
+            scored = Scored.of(
+                f"trial {trial.number}", "trial", predictions, self.materials, self.monitor, ("val", "test")
+            )
+            run = self.place.store.run(trial.user_attrs[RUN], self.place.experiment_id)
+            link_checkpoints(Registry(self.place.store), run, trained, scored, spec)
+            if trial is kept[0]:
+                self.progress.line("\n".join(enter(trained, self.materials, self.place, scored, self.progress)))
+        if not kept and self.study.best() is not None:
+            self.progress.line("nothing is registered: keep: none leaves no weights")
 
     def _log_progress(self, number: int, state: str) -> None:
         """The parent's own curves, for MLflow's charts do not look into collapsed children."""

@@ -9,12 +9,14 @@ from fusion_lab.config import parse_overrides
 from fusion_lab.contracts import UserError
 from fusion_lab.experiment import Experiment, Materials, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
+from fusion_lab.jobs.final import Trained, enter, link_checkpoints
 from fusion_lab.jobs.progress import Progress, duration
 from fusion_lab.jobs.results import Scored, fairest, table
 from fusion_lab.jobs.session import Session, session
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 from fusion_lab.tracking.provenance import dataset_input, environment
+from fusion_lab.tracking.registry import Registry
 from fusion_lab.tracking.trial import EXECUTION, Outcome, log_cross_validation, log_figures
 from fusion_lab.training import CrossValidation, Diverged, cross_validate
 
@@ -39,22 +41,26 @@ def run(
     materials = Materials.load(chosen)
     progress.line("\n".join(data_lines(chosen.name, materials)))
     materials.check(chosen)
-    with session(chosen.name, "train", f"train {chosen.name}", tracking_uri) as place:
+    with progress, session(chosen.name, "train", f"train {chosen.name}", tracking_uri) as place:
         progress.line("\n".join(closed_lines(place)))
         baselines = _baselines(chosen, materials, place, progress)
         result = _cross_validate(chosen, materials, place, progress)
+        progress.now("scores and figures")
         selected = SPLITS if chosen.selected else ()
         scored = Scored.of(chosen.name, "model", result.predictions, materials, chosen.training.monitor, selected)
         _log(chosen, materials, place, result, scored)
         _describe(chosen, materials, place, [scored, *baselines], again)
         place.store.flush()
+        trained = Trained.of(chosen, result)
+        link_checkpoints(Registry(place.store), place.run, trained, scored, materials.spec)
+        registered = enter(trained, materials, place, scored, progress)
         seconds = duration(result.seconds)
         progress.line(f"{chosen.name}: {len(result.folds)} folds, {result.parameters:,} parameters, {seconds}")
         progress.line(f"folds were computed {result.execution}")
         for split in SPLITS:
             lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
             progress.line("\n".join(["", TITLES[split], *lines]))
-        progress.line("\n".join(["", *_notes(chosen, result), *run_lines(place)]))
+        progress.line("\n".join(["", *_notes(chosen, result), *registered, *run_lines(place)]))
         return result
 
 

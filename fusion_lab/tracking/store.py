@@ -54,7 +54,7 @@ class Store:
         # MLflow waits four minutes for each call to a server that went away; half a minute is enough to restart one
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         where = uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db in this folder"
-        with told(f"{where}: expected an MLflow tracking store that answers"), _environment(_PROBE):
+        with told(f"{where}: expected an MLflow tracking store that answers"), environment(_PROBE):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         return cls(client)
@@ -62,6 +62,11 @@ class Store:
     @property
     def uri(self) -> str:
         return self.client.tracking_uri
+
+    @property
+    def registry_uri(self) -> str:
+        """Where its registered models are: beside the runs, unless MLflow was told otherwise."""
+        return str(self.client._registry_uri or self.uri)  # noqa: SLF001 - MlflowClient has no public name for it
 
     @property
     def web(self) -> str | None:
@@ -189,7 +194,7 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Generator[None]:
+def environment(values: Mapping[str, str]) -> Generator[None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

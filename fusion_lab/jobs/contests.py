@@ -1,0 +1,152 @@
+"""A model against others on the same rows: the locked holdout where there is one, else test rows of the same folds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion_lab.contracts import Batch, Predictions, Spec
+from fusion_lab.data.scaling import ScalingConfig
+from fusion_lab.evaluation.calibration import with_temperature
+from fusion_lab.evaluation.gates import Contest
+from fusion_lab.evaluation.metrics import measure
+from fusion_lab.evaluation.paired import Paired, paired_folds, paired_rows
+from fusion_lab.experiment import Materials
+from fusion_lab.jobs.results import Scored, headline_metric, headline_name
+from fusion_lab.serving.members import Baselines, Members
+from fusion_lab.zoo.baselines import fit_folds
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Who takes part: out-of-fold predictions and, where rows are locked away, the mean answer to these."""
+
+    name: str
+    predictions: Predictions
+    holdout: Mapping[str, np.ndarray] | None = None  # {task: [H,...]}
+    selected: bool = False  # chosen by a search on the same folds
+
+
+def contest(ours: Entrant, other: Entrant, materials: Materials, monitor: str) -> Contest:
+    """Both on the holdout rows where both have answered these, else on the test rows of the folds."""
+    if ours.holdout is not None and other.holdout is not None:
+        return _on_holdout(ours.holdout, other, materials, monitor)
+    return _on_folds(ours, other, materials, monitor)
+
+
+def fit_baseline(name: str, materials: Materials, tell: Tell) -> Baselines:
+    """A baseline fitted to every fold, as :func:`~fusion_lab.jobs.baselines.cross_validate_baselines` fits it."""
+    scaler = materials.scaler(ScalingConfig())
+    folds = [scaler.fold(k) for k in range(len(materials.folds))]
+
+    def batch_of(fold: int, rows: Tensor) -> Batch:
+        return folds[fold](materials.dataset.gather(rows))
+
+    def tell_fold(name: str, fold: int) -> None:
+        tell(f"baselines  fold {fold + 1}/{len(folds)}  {name}")
+
+    models = fit_folds(name, materials.spec, materials.folds, batch_of, tell_fold)
+    return Baselines(models, materials.spec, scaler)
+
+
+def on_holdout(
+    members: Members, materials: Materials, temperature: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray] | None:
+    """The members' mean answer to the rows that are locked away, ``None`` where none are."""
+    rows = np.flatnonzero(materials.folds.holdout)
+    if not len(rows):
+        return None
+    scores = members.answer(materials.dataset.gather(torch.from_numpy(rows)).without_targets()).scores
+    tasks = {task.name: (task, (temperature or {}).get(task.name, 1.0)) for task in materials.spec.tasks}
+    return {name: with_temperature(task, scores[name], divisor).mean(0) for name, (task, divisor) in tasks.items()}
+
+
+def _on_folds(ours: Entrant, other: Entrant, materials: Materials, monitor: str) -> Contest:
+    first, second = (
+        Scored.of(e.name, "model", e.predictions.of("test"), materials, monitor).headlines["test"]
+        for e in (ours, other)
+    )
+    folds = materials.folds
+    if first.undefined or second.undefined:
+        paired = _on_pooled_rows(ours.predictions.of("test"), other.predictions.of("test"), materials, monitor)
+    else:
+        sizes = float(folds.train.sum(1).mean()), float(folds.test.sum(1).mean())
+        paired = paired_folds(first.folds, second.folds, *sizes)
+    chosen = ", chosen by a search on them" if ours.selected else ""
+    rows = f"test rows of {len(folds)} folds{chosen}"
+    return Contest(other.name, headline_name(materials.spec, monitor), rows, first.value, second.value, paired)
+
+
+def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Materials, monitor: str) -> Contest:
+    rows = np.flatnonzero(materials.folds.holdout)
+    batch = materials.dataset.gather(torch.from_numpy(rows))
+    target, known = ({t: leaf.numpy() for t, leaf in part.items()} for part in (batch.targets, batch.known))
+    group = materials.dataset.group
+    theirs = other.holdout
+    assert theirs is not None
+    paired = _paired(answers, theirs, target, known, None if group is None else group[rows], materials.spec, monitor)
+    values = [_score(scores, target, known, materials.spec, monitor) for scores in (answers, theirs)]
+    return Contest(
+        other.name, headline_name(materials.spec, monitor), f"{len(rows)} holdout rows", values[0], values[1], paired
+    )
+
+
+def _on_pooled_rows(ours: Predictions, other: Predictions, materials: Materials, monitor: str) -> Paired:
+    """All folds' test rows together, where some fold has no score of its own."""
+    order = [np.lexsort((part.row, part.fold)) for part in (ours, other)]
+    rows = ours.row[order[0]]
+    assert np.array_equal(rows, other.row[order[1]]), "the same rows in the same folds"
+    first, second = (
+        {t: part.score[t][own] for t in part.score} for part, own in zip((ours, other), order, strict=True)
+    )
+    target, known = ({t: part[t][order[0]] for t in part} for part in (ours.target, ours.known))
+    group = materials.dataset.group
+    return _paired(first, second, target, known, None if group is None else group[rows], materials.spec, monitor)
+
+
+def _paired(
+    ours: Mapping[str, np.ndarray],
+    other: Mapping[str, np.ndarray],
+    target: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray],
+    group: np.ndarray | None,
+    spec: Spec,
+    monitor: str,
+) -> Paired:
+    """Rows by their number, so that the answers to all tasks of a row are exchanged together."""
+    count = len(next(iter(target.values())))
+    both = {task: np.stack([ours[task], other[task]]) for task in ours}
+    numbers = np.arange(count)
+
+    def score(rows: np.ndarray, whose: np.ndarray) -> float:
+        """``rows [P]`` are row numbers, ``whose [P]`` 0 for ours and 1 for the other's answer."""
+        index = rows.astype(int)
+        taken = {task: found[whose.astype(int), index] for task, found in both.items()}
+        targets, seen = ({t: part[t][index] for t in part} for part in (target, known))
+        return _score(taken, targets, seen, spec, monitor)
+
+    return paired_rows(score, numbers, np.zeros(count), np.ones(count), group)
+
+
+def _score(
+    scores: Mapping[str, np.ndarray],
+    target: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray],
+    spec: Spec,
+    monitor: str,
+) -> float:
+    """Mean over tasks of the metric that comparisons go by; NaN where one has no value."""
+    values = []
+    for task in spec.tasks:
+        seen = known[task.name].astype(bool)
+        values.append(
+            measure(task, headline_metric(task, monitor), target[task.name][seen], scores[task.name][seen], 0.5)
+        )
+    return float(np.mean(values)) if values else math.nan
