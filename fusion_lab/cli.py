@@ -35,6 +35,13 @@ def positive_whole(text: str) -> int:
     return int(text)
 
 
+def given(text: str) -> str:
+    """A text that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a value, found nothing")
+    return text.strip()
+
+
 def flag(text: str) -> bool:
     """Yes or no, as ``--flag``, ``--flag=true`` or ``--flag=false``."""
     if text.lower() not in ("true", "false"):
@@ -171,7 +178,7 @@ def _add(verbs: Any, name: str, verb: Verb) -> Parser:
         needed = default == REQUIRED
         plain = default in (None, "", False) or needed
         shown = text if plain else f"{text} (default: {default})"
-        convert = kind if needed else _or_empty(kind, default)
+        convert = given if needed else _or_empty(kind, default)
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is flag else {}
         parser.add_argument(
             f"--{option}", type=convert, default=default, help=shown, metavar="VALUE", required=needed, **bare

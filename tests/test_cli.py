@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fusion_lab import __version__
-from fusion_lab.cli import VERBS, main, parse, positive_whole, seconds, whole
+from fusion_lab.cli import REQUIRED, VERBS, flag, main, parse, positive_whole, seconds, whole
 
 HEAVY = ("torch", "mlflow", "optuna", "pandas", "numpy", "sklearn", "matplotlib", "pydantic")
 
@@ -29,8 +29,8 @@ def test_help_names_every_option_and_its_default(verb, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0 and VERBS[verb].help in shown
     for name, option in VERBS[verb].options.items():
-        assert f"--{name} VALUE" in shown
-        assert not option.default or f"(default: {option.default})" in shown
+        assert f"--{name} VALUE" in shown or (option.kind is flag and f"--{name} [VALUE]" in shown)
+        assert not option.default or option.default == REQUIRED or f"(default: {option.default})" in shown
 
 
 def test_help_of_all_names_every_verb(capsys):
@@ -51,8 +51,25 @@ def test_version(capsys):
 
 def test_an_empty_value_is_the_same_as_none():
     for verb, description in VERBS.items():
-        empty = [f"--{name}=" for name in description.options]
-        assert parse([verb, *empty])[1] == parse([verb])[1] == parse([verb, *(f"{e} " for e in empty)])[1]
+        needed = [f"--{name}=x" for name, option in description.options.items() if option.default == REQUIRED]
+        empty = [f"--{name}=" for name, option in description.options.items() if option.default != REQUIRED]
+        plain = parse([verb, *needed])[1]
+        assert parse([verb, *needed, *empty])[1] == plain == parse([verb, *needed, *(f"{e} " for e in empty)])[1]
+
+
+def test_what_has_to_be_given_may_not_be_empty(capsys):
+    for missing in (["--model=m"], ["--model=m", "--input="], ["--model= ", "--input=i"]):
+        with pytest.raises(SystemExit) as stopped:
+            parse(["predict", *missing])
+        assert stopped.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("--dry-run", True), ("--dry-run=true", True), ("--dry-run=False", False)]
+)
+def test_a_flag_may_stand_alone_or_be_said(said, meant):
+    assert parse(["promote", said])[1]["dry_run"] is meant
 
 
 def test_values_arrive_with_their_types():
@@ -127,7 +144,7 @@ def test_train_takes_no_option_of_a_search(capsys):
 def test_help_and_refusals_load_nothing_heavy(arguments):
     script = (
         "import sys\n"
-        "from fusion_lab.cli import main\n"
+        "from fusion_lab.cli import REQUIRED, flag, main\n"
         "try:\n"
         "    main(sys.argv[1:])\n"
         "except SystemExit:\n"

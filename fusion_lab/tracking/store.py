@@ -30,7 +30,12 @@ FREE_BYTES = 64 * 2**20
 """Room that the artifacts' folder must have before anything starts."""
 
 _PROBE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "8"}
-_NOISY = {"alembic": logging.WARNING, "mlflow.store.db.utils": logging.CRITICAL, "mlflow.store.db": logging.WARNING}
+_NOISY = {
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "mlflow.store.db": logging.WARNING,
+    "mlflow.pyfunc": logging.WARNING,
+}
 
 
 class Store:

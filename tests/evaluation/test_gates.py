@@ -72,7 +72,8 @@ def test_nothing_compared_is_no_proof():
 def test_sentences_hold_scores_rows_and_difference():
     found = verdict(replace(GOOD, baseline=against(0.6, 0.65, other="baseline trees")), rule="not_worse_than_baseline")
     assert found.sentence == (
-        "AUROC 0.600 against 0.650 of baseline trees on test rows of 5 folds, difference -0.050 (95 %: -0.150 to +0.050)"
+        "AUROC 0.600 against 0.650 of baseline trees on test rows of 5 folds, "
+        "difference -0.050 (95 %: -0.150 to +0.050)"
     )
     assert str(found).startswith("REFUSED  not_worse_than_baseline: ")
 
