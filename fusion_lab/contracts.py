@@ -182,7 +182,7 @@ class Output(NamedTuple):
 
     ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a
     multiclass one (with T before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``:
-    ``{name: [B,...]}``, attention or gate weights; the model's ``map_axes`` says what their axes are.
+     ``{name: [B,...]}``, attention or gate weights; the model's ``maps`` say what their axes are.
     """
 
     heads: dict[str, Tensor]
