@@ -182,7 +182,7 @@ class Output(NamedTuple):
 
     ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a
     multiclass one (with T before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``:
-     ``{name: [B,...]}``, attention or gate weights; the model's ``maps`` say what their axes are.
+    ``{name: [B,...]}``, attention or gate weights; the model's ``maps`` say what their axes are.
     """
 
     heads: dict[str, Tensor]
@@ -274,7 +274,7 @@ class Predictions:
     """
 
     fold: np.ndarray  # int [P]
-    split: np.ndarray  # str [P]: "val" or "test"
+    split: np.ndarray  # str [P]: "val", "test" or "holdout"
     row: np.ndarray  # int [P]: row of the data set
     target: Mapping[str, np.ndarray]
     known: Mapping[str, np.ndarray]

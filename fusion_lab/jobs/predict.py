@@ -51,10 +51,7 @@ def run(
         records = read_input(Path(input), package)
         progress.line(f"{input}: {len(records)} rows, modalities: {', '.join(records.modalities)}")
 
-        def tell(done: int) -> None:
-            progress.now(f"predicted {done} of {len(records)} rows")
-
-        answers = predict(package, records, attention, tell)
+        answers = predict(package, records, attention, progress.track("rows", len(records)))
         answers.insert(0, ID, records.ids)
         write_answers(answers, target)
         progress.line(f"wrote {len(answers)} rows to {target}")

@@ -52,14 +52,14 @@ def predict(
     package: Package,
     records: Records,
     attention: bool = False,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
     """A line per row. Of a task ``t``: ``t`` (class name or value), ``t.probability.<class>``, ``t.spread``; of a task
     per step lists in place of single values, as long as the sequence that was given.
 
     ``t.spread`` is the deviation over members of the probability of the class that is named (of the value of a
     regression), ``None`` for a single member. With ``attention`` a column of that name: ``{map: {"axes": [[name,
-    labels], ...], "weights": nested lists}}``, the mean over members. ``on_rows`` is told how many rows are done.
+    labels], ...], "weights": nested lists}}``, the mean over members. ``on_rows`` is told of every part, by the number of its rows.
     """
     lines: list[dict[str, Any]] = []
     for rows in _chunks(np.arange(len(records))):
@@ -74,7 +74,7 @@ def predict(
             line = {name: column[place] for columns in told.values() for name, column in columns.items()}
             lines.append({**line, ATTENTION: shown[place]} if attention else line)
         if on_rows is not None:
-            on_rows(len(lines))
+            on_rows(len(rows))
     return pd.DataFrame(lines, columns=[*columns_of(package.spec), *([ATTENTION] if attention else [])])
 
 

@@ -36,6 +36,7 @@ progress = Progress()
 progress.line("data: 400 rows")
 
 def search(meanwhile):
+    before = sys.stdout
     with progress:
         for number in range(3):
             progress.study(number, 3, "best 0.812 (trial 0)" if number else "", "best baseline 0.654 (trees)")
@@ -45,6 +46,7 @@ def search(meanwhile):
             if number == 1:
                 meanwhile()
             progress.line(f"trial {number} ended at epoch 10")
+    assert sys.stdout is before
 
 def wait():
     while True:
@@ -52,6 +54,13 @@ def wait():
 
 def fail():
     raise ValueError("a mistake")
+
+def interrupt():
+    raise KeyboardInterrupt
+
+def interrupt_twice():
+    progress._region._live.stop = interrupt
+    interrupt()
 """
 
 
@@ -100,6 +109,13 @@ def test_who_ends_it_gets_a_clean_terminal(how):
         terminal.check_clean()
         assert terminal.screen.text[:2] == ["data: 400 rows", TRIALS[0]]
         assert terminal.screen.text[-1].startswith("KeyboardInterrupt")
+
+
+def test_who_is_impatient_gets_the_cursor_back_too():
+    """Interrupted once more while the lines are being taken away."""
+    with fake("interrupt_twice") as terminal:
+        assert terminal.end() == -signal.SIGINT
+        terminal.check_clean()
 
 
 def test_an_exception_leaves_a_clean_terminal_and_is_told_below_the_lines():
@@ -191,6 +207,16 @@ def test_no_row_is_wider_than_the_terminal(rows, width, ascii_only):
     text = laid_out(rows, width, ascii_only)
     assert all(line.cell_len <= width for line in text.split("\n"))
     assert len(text.plain.split("\n")) <= max(1, sum(MOST_FLOW_LINES if isinstance(r, Flow) else 1 for r in rows))
+
+
+WORDS = st.lists(st.text("abc", min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+@given(WORDS, st.integers(1, 60))
+def test_what_does_not_fit_is_left_out_from_the_end(words, width):
+    (line,) = laid_out([Line(tuple(map(Part, words)))], width).split("\n")
+    fitting = [n for n in range(1, len(words) + 1) if len("  ".join(words[:n])) <= width]
+    assert line.plain == ("  ".join(words[: max(fitting)]) if fitting else words[0][:width])
 
 
 @given(st.integers(1, 200), st.integers(20, 130), st.integers(0, 300))
