@@ -59,7 +59,8 @@ def predict(
 
     ``t.spread`` is the deviation over members of the probability of the class that is named (of the value of a
     regression), ``None`` for a single member. With ``attention`` a column of that name: ``{map: {"axes": [[name,
-    labels], ...], "weights": nested lists}}``, the mean over members. ``on_rows`` is told of every part, by the number of its rows.
+    labels], ...], "weights": nested lists}}``, the mean over members. ``on_rows`` is told of every part,
+    by the number of its rows.
     """
     lines: list[dict[str, Any]] = []
     for rows in _chunks(np.arange(len(records))):
