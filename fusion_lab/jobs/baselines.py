@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
-
-from fusion_lab.contracts import Batch, Predictions
+from fusion_lab.contracts import Predictions
 from fusion_lab.data.scaling import ScalingConfig
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.results import Scored, best_first
 from fusion_lab.jobs.session import Session
+from fusion_lab.serving.members import Baselines
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import prediction_bytes
 from fusion_lab.tracking.trial import fold_metrics, summary_metrics
-from fusion_lab.zoo.baselines import baseline_names, run_baselines
+from fusion_lab.zoo.baselines import BatchOf, baseline_names, fit_folds, run_baselines
 
 Tell = Callable[[str], None]
 
@@ -27,19 +26,27 @@ def cross_validate_baselines(materials: Materials, folder: Path | None, tell: Te
     files = {name: folder / f"{name.replace(':', '-')}.npz" for name in names} if folder else {}
     if files and all(file.is_file() for file in files.values()):
         return {name: load_predictions(file) for name, file in files.items()}
-    scaler = materials.scaler(ScalingConfig())
-    folds = [scaler.fold(k) for k in range(len(materials.folds))]
-
-    def batch_of(fold: int, rows: Tensor) -> Batch:
-        return folds[fold](materials.dataset.gather(rows))
-
-    def tell_fold(name: str, fold: int) -> None:
-        tell(f"baselines  fold {fold + 1}/{len(folds)}  {name}")
-
-    done = run_baselines(materials.spec, materials.folds, batch_of, on_fold=tell_fold)
+    done = run_baselines(materials.spec, materials.folds, _batches(materials), on_fold=_told(materials, tell))
     for name, file in files.items():
         save_predictions(done[name], file)
     return done
+
+
+def fit_baseline(name: str, materials: Materials, tell: Tell) -> Baselines:
+    """The models of one baseline, fitted to every fold as :func:`cross_validate_baselines` fits them."""
+    models = fit_folds(name, materials.spec, materials.folds, _batches(materials), _told(materials, tell))
+    return Baselines(models, materials.spec, materials.scaler(ScalingConfig()))
+
+
+def _batches(materials: Materials) -> BatchOf:
+    """Rows of each fold, scaled with ``scaling``'s defaults whatever the experiment says."""
+    scaler = materials.scaler(ScalingConfig())
+    folds = [scaler.fold(k) for k in range(len(materials.folds))]
+    return lambda fold, rows: folds[fold](materials.dataset.gather(rows))
+
+
+def _told(materials: Materials, tell: Tell) -> Callable[[str, int], None]:
+    return lambda name, fold: tell(f"baselines  fold {fold + 1}/{len(materials.folds)}  {name}")
 
 
 def score_baselines(predictions: dict[str, Predictions], materials: Materials, monitor: str) -> list[Scored]:

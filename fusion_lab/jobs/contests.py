@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fusion_lab.contracts import Batch, Predictions, Spec
-from fusion_lab.data.scaling import ScalingConfig
+from fusion_lab.contracts import Predictions, Spec
 from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.evaluation.gates import Contest
 from fusion_lab.evaluation.metrics import measure
 from fusion_lab.evaluation.paired import Paired, paired_folds, paired_rows
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.results import Scored, headline_metric, headline_name
-from fusion_lab.serving.members import Baselines, Members
-from fusion_lab.zoo.baselines import fit_folds
-
-Tell = Callable[[str], None]
+from fusion_lab.serving.members import Members
 
 
 @dataclass(frozen=True)
@@ -39,21 +34,6 @@ def contest(ours: Entrant, other: Entrant, materials: Materials, monitor: str) -
     if ours.holdout is not None and other.holdout is not None:
         return _on_holdout(ours.holdout, other, materials, monitor)
     return _on_folds(ours, other, materials, monitor)
-
-
-def fit_baseline(name: str, materials: Materials, tell: Tell) -> Baselines:
-    """A baseline fitted to every fold, as :func:`~fusion_lab.jobs.baselines.cross_validate_baselines` fits it."""
-    scaler = materials.scaler(ScalingConfig())
-    folds = [scaler.fold(k) for k in range(len(materials.folds))]
-
-    def batch_of(fold: int, rows: Tensor) -> Batch:
-        return folds[fold](materials.dataset.gather(rows))
-
-    def tell_fold(name: str, fold: int) -> None:
-        tell(f"baselines  fold {fold + 1}/{len(folds)}  {name}")
-
-    models = fit_folds(name, materials.spec, materials.folds, batch_of, tell_fold)
-    return Baselines(models, materials.spec, scaler)
 
 
 def on_holdout(

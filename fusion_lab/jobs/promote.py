@@ -19,8 +19,8 @@ from fusion_lab.data.raw import Records
 from fusion_lab.evaluation.gates import Facts, Verdict, judge
 from fusion_lab.evaluation.thresholds import pooled_thresholds
 from fusion_lab.experiment import Experiment, Materials, override, read_experiment, resolve
-from fusion_lab.jobs.baselines import cross_validate_baselines, score_baselines
-from fusion_lab.jobs.contests import Entrant, contest, fit_baseline, on_holdout
+from fusion_lab.jobs.baselines import cross_validate_baselines, fit_baseline, score_baselines
+from fusion_lab.jobs.contests import Entrant, contest, on_holdout
 from fusion_lab.jobs.final import AS_TRAINED, EVIDENCE, OUT_OF_FOLD, Final, origin_of, register, temperatures
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.jobs.results import Scored, fairest, headline_key

@@ -8,7 +8,7 @@ import torch
 from serving_material import experiment, final, materials, records
 
 from fusion_lab.contracts import DataError
-from fusion_lab.jobs.contests import fit_baseline
+from fusion_lab.jobs.baselines import fit_baseline
 from fusion_lab.serving.answers import answer
 from fusion_lab.serving.members import WEIGHTS
 from fusion_lab.serving.package import MODEL, Origin, Package
