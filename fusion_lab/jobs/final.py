@@ -22,7 +22,7 @@ from fusion_lab.evaluation.calibration import fit_temperature
 from fusion_lab.evaluation.thresholds import pooled_thresholds
 from fusion_lab.experiment import Experiment, Materials
 from fusion_lab.jobs.progress import Progress
-from fusion_lab.jobs.results import Scored, headline_name
+from fusion_lab.jobs.results import Scored, headline_key, headline_name
 from fusion_lab.jobs.session import Session
 from fusion_lab.jobs.tell import command_line
 from fusion_lab.serving.example import example_row
@@ -31,7 +31,7 @@ from fusion_lab.serving.package import Origin, Package
 from fusion_lab.serving.pyfunc import save
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import prediction_bytes
-from fusion_lab.tracking.registry import FINGERPRINT, Registry
+from fusion_lab.tracking.registry import CHALLENGER, CHAMPION, FINGERPRINT, Registry
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.trial import checkpoint_dict, summary_metrics
 from fusion_lab.training import CrossValidation
@@ -196,31 +196,36 @@ def register(
     registry: Registry,
     run: Run,
     metrics: Mapping[str, float],
+    shown: Sequence[str],
     facts: str,
 ) -> ModelVersion:
-    """Stores the model with its run and makes it the challenger; one that is registered already is only named so.
+    """Stores the model with its run and makes it the challenger. One that is registered already is only named so; the
+    champion stays what it is.
 
-    ``metrics`` are the scores that models are ranked by; ``facts`` describe the version.
+    ``metrics`` are the scores that models are ranked by, those of ``shown`` stand beside the version; ``facts``
+    describe it.
     """
     package = final.package
     known = registry.with_fingerprint(package.name, package.origin.fingerprint)
     if known is not None:
-        registry.point(package.name, "challenger", str(known.version))
+        champion = registry.of_alias(package.name, CHAMPION)
+        if champion is None or champion.version != known.version:
+            registry.point(package.name, CHALLENGER, str(known.version))
         return known
     with tempfile.TemporaryDirectory(prefix="fusion_lab-") as scratch:
         folder = Path(scratch, "model")
         write(final, materials, folder)
         tags = {
             FINGERPRINT: package.origin.fingerprint,
-            "fusion_lab.data": package.origin.data,
-            "fusion_lab.folds": package.origin.folds,
-            "fusion_lab.model": package.label,
-            **({"fusion_lab.selected": package.origin.selected} if package.origin.selected else {}),
-            **{name: f"{value:.4f}" for name, value in metrics.items() if np.isfinite(value)},
+            "model": package.label,
+            "data": package.origin.data,
+            **({"selected by": package.origin.selected} if package.origin.selected else {}),
+            **{name: f"{metrics[name]:.4f}" for name in shown if np.isfinite(metrics.get(name, np.nan))},
         }
         params = {"model": package.label, "final": package.final, "members": len(package.members)}
         model_id = registry.log_model(run, package.name, folder, metrics, "final", params, tags=tags)
-    return registry.register(package.name, model_id, run, facts, tags)
+    about = str(package.experiment["description"]) or f"Final models of the experiment {package.name}."
+    return registry.register(package.name, model_id, run, facts, tags, about)
 
 
 def write(final: Final, materials: Materials, folder: Path) -> None:
@@ -274,11 +279,18 @@ def enter(trained: Trained, materials: Materials, place: Session, scored: Scored
     tasks = safe_parts(task.name for task in materials.spec.tasks)
     shown = {"test": "test_selected"} if experiment.selected else {}
     metrics = summary_metrics(scored.summary.replace({"split": shown}), [shown.get(s, s) for s in splits], tasks)
-    headlines = {metric: value for metric, value in metrics.items() if metric.split("/")[-1] in RANKED}
-    version = register(final, materials, Registry(place.store), place.run, headlines, _facts(final, materials, scored))
+    ranked = {metric: value for metric, value in metrics.items() if metric.split("/")[-1] in RANKED}
+    headline = headline_key(materials.spec, experiment.training.monitor)
+    beside = [f"{shown.get(split, split)}/{headline}" for split in splits]
+    registry, facts = Registry(place.store), _facts(final, materials, scored)
+    version = register(final, materials, registry, place.run, ranked, beside, facts)
+    name, label = experiment.name, final.package.label
+    champion = registry.of_alias(name, CHAMPION)
+    if champion is not None and champion.version == version.version:
+        return [f"{name} version {version.version} is this very model, and champion: nothing was registered"]
     return [
-        f"registered {experiment.name} version {version.version} as challenger: {final.package.label}",
-        f"promote it: {command_line('promote', experiment=experiment.name)}",
+        f"registered {name} version {version.version} as challenger: {label}",
+        f"promote it: {command_line('promote', experiment=name)}",
     ]
 
 

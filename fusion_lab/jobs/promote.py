@@ -258,7 +258,7 @@ class _Promotion:
         scored = Scored.of(name, "baseline", found, materials, self.chosen.training.monitor)
         metrics = {f"{split}/{self._metric(spec)}": scored.value(split) for split in ("val", "test")}
         facts = f"{package.label}, cross-validated on {len(materials.dataset)} rows."
-        version = register(Final(package, found), materials, self.registry, self.place.run, metrics, facts)
+        version = register(Final(package, found), materials, self.registry, self.place.run, metrics, [*metrics], facts)
         self.progress.line(f"registered {self.chosen.name} version {version.version}: {package.label}")
 
     def _metric(self, spec: Spec) -> str:
@@ -284,7 +284,7 @@ class _Promotion:
         decision = Decision("promoted" if promoted else "refused", tuple(map(str, verdicts))).stamped(_who())
         numbers = {v.rule: {"passed": v.passed, "sentence": v.sentence, **v.numbers} for v in verdicts}
         run.json("decision.json", {**vars(decision), "version": str(version.version), "gates": numbers})
-        run.tags({"fusion_lab.verdict": decision.action, "fusion_lab.version": str(version.version)})
+        run.tags({"verdict": decision.action, "fusion_lab.model_version": str(version.version)})
         run.metrics({f"gate/{v.rule}": float(v.passed) for v in verdicts})
         run.describe(_receipt(name, challenger, decision))
         run.flush()

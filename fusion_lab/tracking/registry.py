@@ -25,7 +25,10 @@ from fusion_lab.tracking.store import Store, environment
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 FINGERPRINT, REPLACED, DECISIONS = "fusion_lab.fingerprint", "fusion_lab.replaced", "fusion_lab.decisions"
-"""Tags of a version: what it was made from, the champion it replaced, and what was decided on it, as JSON."""
+VERDICT = "verdict"
+"""Tags of a version: what it was made from, the champion it replaced, what was decided on it, as JSON, and the last of
+that in a word.
+"""
 MOST_DECISIONS = 20
 _SERVED = "mlflow.modelVersions"  # MLflow's own tag, by which a model's page links to its versions
 
@@ -95,11 +98,13 @@ class Registry:
         return bool(outputs and outputs.model_outputs)
 
     def register(
-        self, name: str, model_id: str, run: Run, description: str, tags: Mapping[str, str], alias: str = CHALLENGER
+        self, name: str, model_id: str, run: Run, description: str, tags: Mapping[str, str], about: str = ""
     ) -> ModelVersion:
-        """A new version of the registered model ``name``, which is made where there is none, under an alias."""
+        """A new version of the registered model ``name`` as challenger; where there is no such model, it is made, with
+        ``about`` as description.
+        """
         with told(f"model {name!r}: expected to register it in {self.store.uri}"):
-            self._ensure(name)
+            self._ensure(name, about)
             cut = {key: truncated(value, TAG_LENGTH) for key, value in tags.items()}
             with self._global():
                 made = self.client.create_model_version(
@@ -107,7 +112,7 @@ class Registry:
                 )
             versions = json.dumps([{"name": name, "version": str(made.version)}])
             self.client.set_logged_model_tags(model_id, {_SERVED: versions})
-            self.client.set_registered_model_alias(name, alias, str(made.version))
+            self.client.set_registered_model_alias(name, CHALLENGER, str(made.version))
         return made
 
     def versions(self, name: str) -> list[ModelVersion]:
@@ -174,7 +179,7 @@ class Registry:
         kept = [*past, vars(decision)][-MOST_DECISIONS:]
         while len(text := json_bytes(kept).decode()) > TAG_LENGTH and len(kept) > 1:
             kept = kept[1:]
-        self.tag(version, {DECISIONS: text, "fusion_lab.verdict": decision.action})
+        self.tag(version, {DECISIONS: text, VERDICT: decision.action})
         first = (version.description or "").split(_HEADING)[0].rstrip()
         with told(f"{version.name} version {version.version}: expected to describe it in {self.store.uri}"):
             self.client.update_model_version(version.name, str(version.version), f"{first}\n\n{_as_text(kept)}")
@@ -183,9 +188,9 @@ class Registry:
         """Parts of MLflow look for a model in its global store, whatever the client's is."""
         return environment({"MLFLOW_TRACKING_URI": self.store.uri, "MLFLOW_REGISTRY_URI": self.store.registry_uri})
 
-    def _ensure(self, name: str) -> None:
+    def _ensure(self, name: str, about: str) -> None:
         try:
-            self.client.create_registered_model(name)
+            self.client.create_registered_model(name, description=about or None)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

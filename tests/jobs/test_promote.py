@@ -74,7 +74,7 @@ def test_the_first_challenger_becomes_champion_the_second_has_to_be_better_and_t
     code, out = here.run("promote")
     assert code == 1 and "REFUSED  better_than_champion: AUROC" in out and "stays where it was" in out
     assert here.aliases() == {"champion": "1", "challenger": "2"} and here.decisions("2") == ["refused"]
-    (receipt,) = [run for run in here.stage.of_kind("promotion") if run.data.tags["fusion_lab.verdict"] == "refused"]
+    (receipt,) = [run for run in here.stage.of_kind("promotion") if run.data.tags["verdict"] == "refused"]
     assert receipt.info.status == "FINISHED" and receipt.data.metrics["gate/better_than_champion"] == 0
     assert "decision.json" in here.stage.artifacts(receipt)
 
@@ -97,6 +97,14 @@ def test_the_same_configuration_is_registered_once(registered):
         assert f"registered {NAME} version 1 as challenger" in here.run("train")[1]
     assert len(here.client.search_model_versions(f"name = '{NAME}'")) == 1
     assert "version 2 as challenger" in here.run("train", "--set=final=refit")[1]
+
+
+def test_a_champion_does_not_challenge_itself(registered):
+    here = registered()
+    here.run("train")
+    here.run("promote")
+    assert f"{NAME} version 1 is this very model, and champion" in here.run("train")[1]
+    assert here.aliases() == {"champion": "1"}
 
 
 def test_a_model_worse_than_a_baseline_is_refused_and_the_baseline_can_be_promoted_instead(registered):
