@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fusion_lab.config import Config
 from fusion_lab.evaluation.paired import Paired
@@ -57,6 +57,14 @@ class PromotionConfig(Config):
         NotWorseThanBaseline(),
         AnswersAsTrained(),
     )
+
+    @model_validator(mode="after")
+    def _each_rule_once(self) -> PromotionConfig:
+        rules = [gate.rule for gate in self.gates]
+        for rule in rules:
+            if rules.count(rule) > 1:
+                raise ValueError(f"expected each rule once, found {rule!r} {rules.count(rule)} times")
+        return self
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,8 @@ def _told(contest: Contest) -> str:
     paired = contest.paired
     interval = f" (95 %: {paired.low:+.3f} to {paired.high:+.3f})" if paired.low == paired.low else ""
     scores = f"{contest.metric} {contest.ours:.3f} against {contest.theirs:.3f} of {contest.other}"
-    return f"{scores} on {contest.rows}, difference {contest.ours - contest.theirs:+.3f}{interval}"
+    lost = f", {paired.undefined} draws without a score left out" if paired.undefined else ""
+    return f"{scores} on {contest.rows}, difference {contest.ours - contest.theirs:+.3f}{interval}{lost}"
 
 
 def _numbers(contest: Contest) -> dict[str, Any]:
@@ -167,4 +176,6 @@ def _numbers(contest: Contest) -> dict[str, Any]:
         "high": paired.high,
         "p": paired.p,
         "test": paired.test,
+        "n": paired.n,
+        "undefined": paired.undefined,
     }

@@ -16,6 +16,7 @@ from fusion_lab.evaluation.metrics import measure
 from fusion_lab.evaluation.paired import Paired, paired_folds, paired_rows
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.results import Scored, headline_metric, headline_name
+from fusion_lab.serving.answers import ROWS_AT_ONCE
 from fusion_lab.serving.members import Members
 
 
@@ -43,7 +44,11 @@ def on_holdout(
     rows = np.flatnonzero(materials.folds.holdout)
     if not len(rows):
         return None
-    scores = members.answer(materials.dataset.gather(torch.from_numpy(rows)).without_targets()).scores
+    parts = [
+        members.answer(materials.dataset.gather(torch.from_numpy(part)).without_targets()).scores
+        for part in np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))
+    ]
+    scores = {task: np.concatenate([part[task] for part in parts], axis=1) for task in parts[0]}
     tasks = {task.name: (task, (temperature or {}).get(task.name, 1.0)) for task in materials.spec.tasks}
     return {name: with_temperature(task, scores[name], divisor).mean(0) for name, (task, divisor) in tasks.items()}
 
@@ -53,15 +58,17 @@ def _on_folds(ours: Entrant, other: Entrant, materials: Materials, monitor: str)
         Scored.of(e.name, "model", e.predictions.of("test"), materials, monitor).headlines["test"]
         for e in (ours, other)
     )
-    folds = materials.folds
-    if first.undefined or second.undefined:
-        paired = _on_pooled_rows(ours.predictions.of("test"), other.predictions.of("test"), materials, monitor)
-    else:
-        sizes = float(folds.train.sum(1).mean()), float(folds.test.sum(1).mean())
-        paired = paired_folds(first.folds, second.folds, *sizes)
+    folds, name = materials.folds, headline_name(materials.spec, monitor)
     chosen = ", chosen by a search on them" if ours.selected else ""
-    rows = f"test rows of {len(folds)} folds{chosen}"
-    return Contest(other.name, headline_name(materials.spec, monitor), rows, first.value, second.value, paired)
+    if first.undefined or second.undefined or len(folds) < 2:
+        ours_pooled, theirs_pooled, paired = _on_pooled_rows(
+            ours.predictions.of("test"), other.predictions.of("test"), materials, monitor
+        )
+        rows = f"the test rows of {len(folds)} folds together{chosen}"
+        return Contest(other.name, name, rows, ours_pooled, theirs_pooled, paired)
+    sizes = float(folds.train.sum(1).mean()), float(folds.test.sum(1).mean())
+    paired = paired_folds(first.folds, second.folds, *sizes)
+    return Contest(other.name, name, f"test rows of {len(folds)} folds{chosen}", first.value, second.value, paired)
 
 
 def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Materials, monitor: str) -> Contest:
@@ -78,8 +85,13 @@ def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Ma
     )
 
 
-def _on_pooled_rows(ours: Predictions, other: Predictions, materials: Materials, monitor: str) -> Paired:
-    """All folds' test rows together, where some fold has no score of its own."""
+def _on_pooled_rows(
+    ours: Predictions, other: Predictions, materials: Materials, monitor: str
+) -> tuple[float, float, Paired]:
+    """Both scores and their comparison on all folds' test rows together: where a fold has no score, or is alone.
+
+    A row that several folds test (repeats) stays together with itself.
+    """
     order = [np.lexsort((part.row, part.fold)) for part in (ours, other)]
     rows = ours.row[order[0]]
     assert np.array_equal(rows, other.row[order[1]]), "the same rows in the same folds"
@@ -87,8 +99,9 @@ def _on_pooled_rows(ours: Predictions, other: Predictions, materials: Materials,
         {t: part.score[t][own] for t in part.score} for part, own in zip((ours, other), order, strict=True)
     )
     target, known = ({t: part[t][order[0]] for t in part} for part in (ours.target, ours.known))
-    group = materials.dataset.group
-    return _paired(first, second, target, known, None if group is None else group[rows], materials.spec, monitor)
+    group = rows if materials.dataset.group is None else materials.dataset.group[rows]
+    values = [_score(scores, target, known, materials.spec, monitor) for scores in (first, second)]
+    return values[0], values[1], _paired(first, second, target, known, group, materials.spec, monitor)
 
 
 def _paired(

@@ -16,25 +16,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fusion_lab.config import dump_yaml
-from fusion_lab.contracts import Dataset, Predictions, Spec
+from fusion_lab.contracts import Predictions, Spec, Task, UserError, content_hash
 from fusion_lab.data.scaling import Scaler
 from fusion_lab.evaluation.calibration import fit_temperature
 from fusion_lab.evaluation.thresholds import pooled_thresholds
 from fusion_lab.experiment import Experiment, Materials
 from fusion_lab.jobs.progress import Progress
-from fusion_lab.jobs.results import Scored, headline_key, headline_name
+from fusion_lab.jobs.results import Scored, headline_name, score_key
 from fusion_lab.jobs.session import Session
-from fusion_lab.jobs.tell import command_line
 from fusion_lab.serving.example import example_row
-from fusion_lab.serving.members import Members, Networks
+from fusion_lab.serving.members import Networks
 from fusion_lab.serving.package import Origin, Package
 from fusion_lab.serving.pyfunc import save
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import prediction_bytes
-from fusion_lab.tracking.registry import CHALLENGER, CHAMPION, FINGERPRINT, Registry
+from fusion_lab.tracking.registry import CHALLENGER, CHAMPION, FINGERPRINT, Registry, model_name
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.trial import checkpoint_dict, summary_metrics
-from fusion_lab.training import CrossValidation
+from fusion_lab.training import CrossValidation, Diverged
 from fusion_lab.training.refit import development, median_epoch, refit
 from fusion_lab.training.targets import TargetScale
 
@@ -80,6 +79,23 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What models are ranked by: all of it, and the few that stand beside a version."""
+
+    ranked: Mapping[str, float]
+    headlines: Mapping[str, float]
+
+    @classmethod
+    def of(cls, scored: Scored, spec: Spec, monitor: str, selected: bool = False) -> Scores:
+        tasks, shown = safe_parts(task.name for task in spec.tasks), {"test": "test_selected"} if selected else {}
+        named = {split: shown.get(split, split) for split in ("val", "test")}
+        every = summary_metrics(scored.summary.replace({"split": named}), list(named.values()), tasks)
+        ranked = {name: value for name, value in every.items() if name.split("/")[-1] in RANKED}
+        key = score_key(spec, monitor)
+        return cls(ranked, {f"{name}/{key}": scored.value(split) for split, name in named.items()})
+
+
+@dataclass(frozen=True)
 class Final:
     """A package and what is kept beside it as evidence."""
 
@@ -116,13 +132,14 @@ def final_model(trained: Trained, materials: Materials, run: str, on_epoch: OnEp
     return Final(package, trained.predictions, as_trained)
 
 
-def origin_of(experiment: Experiment, materials: Materials, run: str, beside: str = "") -> Origin:
-    """What a model was made from; ``beside`` tells apart what is made of one configuration."""
-    mark = [experiment.final] if experiment.final != "ensemble" else []
+def origin_of(experiment: Experiment, materials: Materials, run: str, baseline: str | None = None) -> Origin:
+    """What a model was made from. A baseline is the same whatever the model's settings are."""
+    data, folds = materials.dataset.provenance.digest, materials.folds.digest
+    made = ["baseline", baseline, data, folds] if baseline else [experiment.final, materials.fingerprint(experiment)]
     return Origin(
-        data=materials.dataset.provenance.digest,
-        folds=materials.folds.digest,
-        fingerprint="-".join([materials.fingerprint(experiment), *mark, *([beside] if beside else [])]),
+        data=data,
+        folds=folds,
+        fingerprint=content_hash(made),
         run=run,
         selected=experiment.selected,
         holdout=int(materials.folds.holdout.sum()),
@@ -164,54 +181,38 @@ def _refit(
     trained: Trained, materials: Materials, on_epoch: OnEpoch | None
 ) -> tuple[Networks, tuple[int, ...], Predictions]:
     experiment, epochs = trained.experiment, median_epoch(trained.best_epochs)
-    rows = development(materials.folds).train
-    scaler = Scaler.fit(materials.dataset, rows, experiment.scaling)
+    scaler = Scaler.fit(materials.dataset, development(materials.folds).fit, experiment.scaling)
 
     def tell(epoch: int, loss: float) -> None:
         if on_epoch is not None:
             on_epoch(epoch, epochs)
 
-    weights, scale = refit(materials.plan(experiment), scaler, epochs, tell)
-    networks = Networks(experiment.model.model_dump(mode="json"), materials.spec, weights, scaler, scale)
-    return networks, (epochs,), _answers(networks, materials.dataset, np.flatnonzero(rows[0]))
+    try:
+        made = refit(materials.plan(experiment), scaler, epochs, tell)
+    except Diverged as error:
+        raise UserError(f"{experiment.name}: {error}; final: ensemble keeps the folds' models") from None
+    config = experiment.model.model_dump(mode="json")
+    return Networks(config, materials.spec, made.weights, scaler, made.scale), (epochs,), made.predictions
 
 
-def _answers(members: Members, dataset: Dataset, rows: np.ndarray, at_once: int = 256) -> Predictions:
-    """What the first member says of rows of the data set, taken the way that training takes them."""
-    parts = []
-    for start in range(0, len(rows), at_once):
-        batch = dataset.gather(torch.from_numpy(rows[start : start + at_once]))
-        scores = members.answer(batch.without_targets()).scores
-        parts.append((batch.targets, batch.known, {task: found[0] for task, found in scores.items()}))
-    target, known, score = (
-        {task: np.concatenate([np.asarray(part[kind][task]) for part in parts]) for task in parts[0][kind]}
-        for kind in range(3)
-    )
-    return Predictions(np.zeros(len(rows), dtype=int), np.full(len(rows), "val"), rows, target, known, score)
+def known_version(registry: Registry, name: str, fingerprint: str) -> ModelVersion | None:
+    """The version that holds this very model, named challenger unless it is the champion."""
+    known = registry.with_fingerprint(name, fingerprint)
+    if known is not None and not is_champion(registry, known):
+        registry.point(name, CHALLENGER, str(known.version))
+    return known
+
+
+def is_champion(registry: Registry, version: ModelVersion) -> bool:
+    champion = registry.of_alias(version.name, CHAMPION)
+    return champion is not None and champion.version == version.version
 
 
 def register(
-    final: Final,
-    materials: Materials,
-    registry: Registry,
-    run: Run,
-    metrics: Mapping[str, float],
-    shown: Sequence[str],
-    facts: str,
+    final: Final, materials: Materials, registry: Registry, run: Run, scores: Scores, facts: str
 ) -> ModelVersion:
-    """Stores the model with its run and makes it the challenger. One that is registered already is only named so; the
-    champion stays what it is.
-
-    ``metrics`` are the scores that models are ranked by, those of ``shown`` stand beside the version; ``facts``
-    describe it.
-    """
+    """Stores the model with its run and makes it the challenger; ``facts`` describe the version."""
     package = final.package
-    known = registry.with_fingerprint(package.name, package.origin.fingerprint)
-    if known is not None:
-        champion = registry.of_alias(package.name, CHAMPION)
-        if champion is None or champion.version != known.version:
-            registry.point(package.name, CHALLENGER, str(known.version))
-        return known
     with tempfile.TemporaryDirectory(prefix="fusion_lab-") as scratch:
         folder = Path(scratch, "model")
         write(final, materials, folder)
@@ -220,10 +221,11 @@ def register(
             "model": package.label,
             "data": package.origin.data,
             **({"selected by": package.origin.selected} if package.origin.selected else {}),
-            **{name: f"{metrics[name]:.4f}" for name in shown if np.isfinite(metrics.get(name, np.nan))},
+            **{name: f"{value:.4f}" for name, value in scores.headlines.items() if np.isfinite(value)},
         }
         params = {"model": package.label, "final": package.final, "members": len(package.members)}
-        model_id = registry.log_model(run, package.name, folder, metrics, "final", params, tags=tags)
+        every = {**scores.ranked, **scores.headlines}
+        model_id = registry.log_model(run, package.name, folder, every, "final", params, tags=tags)
     about = str(package.experiment["description"]) or f"Final models of the experiment {package.name}."
     return registry.register(package.name, model_id, run, facts, tags, about)
 
@@ -244,12 +246,13 @@ def write(final: Final, materials: Materials, folder: Path) -> None:
 
 def link_checkpoints(registry: Registry, run: Run, trained: Trained, scored: Scored, spec: Spec) -> None:
     """Gives every fold's checkpoint a place among the store's models, with the fold's validation scores, so that
-    checkpoints can be ranked there; once per run.
+    checkpoints can be ranked there; those that have one already are left alone.
     """
-    if registry.has_models(run):
-        return
-    tasks, scores = safe_parts(task.name for task in spec.tasks), scored.scores.table
+    tasks, scores, there = safe_parts(task.name for task in spec.tasks), scored.scores.table, registry.models_of(run)
     for weights, checkpoint in zip(trained.weights, trained.checkpoints, strict=True):
+        epoch, name = checkpoint["best_epoch"], f"{trained.experiment.name} fold {checkpoint['fold']}"
+        if model_name(name) in there:
+            continue
         own = scores[(scores["fold"] == checkpoint["fold"]) & (scores["split"] == "val")]
         metrics = {
             # a name of its own: the run has the mean over folds under the name without it
@@ -260,52 +263,56 @@ def link_checkpoints(registry: Registry, run: Run, trained: Trained, scored: Sco
         with tempfile.TemporaryDirectory(prefix="fusion_lab-") as scratch:
             save_file({n: leaf.contiguous() for n, leaf in weights.items()}, Path(scratch, "weights.safetensors"))
             Path(scratch, "checkpoint.json").write_text(json.dumps(checkpoint))
-            epoch, name = checkpoint["best_epoch"], f"{trained.experiment.name} fold {checkpoint['fold']}"
             params = {"fold": checkpoint["name"], "best_epoch": epoch}
             registry.log_model(run, name, Path(scratch), metrics, "checkpoint", params, epoch)
 
 
-def enter(trained: Trained, materials: Materials, place: Session, scored: Scored, progress: Progress) -> list[str]:
-    """Registers a configuration's final model as the challenger, where its experiment wants that; lines to be shown."""
-    experiment, splits = trained.experiment, ("val", "test")
+def enter(
+    trained: Trained, materials: Materials, place: Session, scored: Scored, progress: Progress, again: str
+) -> list[str]:
+    """Registers a configuration's final model as the challenger, where its experiment wants that; lines to be shown.
+    ``again`` is the command that promotes it.
+    """
+    experiment, registry = trained.experiment, Registry(place.store)
+    name = experiment.name
     if not experiment.promotion.challenger:
         return []
+    known = known_version(registry, name, origin_of(experiment, materials, place.run.id).fingerprint)
+    if known is not None and is_champion(registry, known):
+        return [f"{name} version {known.version} is this very model, and champion: nothing was registered"]
+    if known is not None:
+        return [f"{name} version {known.version} is this very model: it is the challenger", f"promote it: {again}"]
     progress.now("the final model")
 
     def tell(epoch: int, epochs: int) -> None:
         progress.now(f"refit on all development rows  epoch {epoch}/{epochs}")
 
     final = final_model(trained, materials, place.run.id, tell)
-    tasks = safe_parts(task.name for task in materials.spec.tasks)
-    shown = {"test": "test_selected"} if experiment.selected else {}
-    metrics = summary_metrics(scored.summary.replace({"split": shown}), [shown.get(s, s) for s in splits], tasks)
-    ranked = {metric: value for metric, value in metrics.items() if metric.split("/")[-1] in RANKED}
-    headline = headline_key(materials.spec, experiment.training.monitor)
-    beside = [f"{shown.get(split, split)}/{headline}" for split in splits]
-    registry, facts = Registry(place.store), _facts(final, materials, scored)
-    version = register(final, materials, registry, place.run, ranked, beside, facts)
-    name, label = experiment.name, final.package.label
-    champion = registry.of_alias(name, CHAMPION)
-    if champion is not None and champion.version == version.version:
-        return [f"{name} version {version.version} is this very model, and champion: nothing was registered"]
-    return [
-        f"registered {name} version {version.version} as challenger: {label}",
-        f"promote it: {command_line('promote', experiment=name)}",
-    ]
+    scores = Scores.of(scored, materials.spec, experiment.training.monitor, experiment.selected is not None)
+    version = register(final, materials, registry, place.run, scores, describe_version(final, materials, scored))
+    label = final.package.label
+    return [f"registered {name} version {version.version} as challenger: {label}", f"promote it: {again}"]
 
 
-def _facts(final: Final, materials: Materials, scored: Scored) -> str:
-    """The description of a version."""
-    package, lines = final.package, []
+def describe_version(final: Final, materials: Materials, scored: Scored) -> str:
+    """The description of a version: what it is, its scores, what was fitted on validation rows."""
+    package = final.package
+    monitor = package.experiment["training"]["monitor"]
+    lines = []
     for split, headline in scored.headlines.items():
-        said = f"{headline.value:.3f} ({headline.low:.3f} to {headline.high:.3f})"
-        lines.append(f"- {split} {headline_name(materials.spec, monitor_of(package))}, mean over folds: {said}")
+        metric, said = headline_name(materials.spec, monitor), f"{headline.value:.3f}"
+        interval = f" ({headline.low:.3f} to {headline.high:.3f})" if np.isfinite(headline.low) else ""
+        lines.append(f"- {split} {metric}, mean over folds: {said}{interval}")
+    lines += [f"- {_fitted(package, task)}" for task in materials.spec.tasks if task.classes]
     selected = package.origin.selected
     chosen = f"\n\nChosen by study {selected} on these folds: out-of-fold scores are optimistic." if selected else ""
     rows, data = len(materials.dataset), package.origin.data[:12]
     return f"{package.label}, from {rows} rows (data `{data}`).\n\n" + "\n".join(lines) + chosen
 
 
-def monitor_of(package: Package) -> str:
-    """The score that the model's training watched."""
-    return package.experiment["training"]["monitor"]
+def _fitted(package: Package, task: Task) -> str:
+    """Temperature and threshold of a task, and whether validation rows had anything to say."""
+    threshold = f", threshold {package.threshold[task.name]:.3f}" if task.name in package.threshold else ""
+    divisor = package.temperature[task.name]
+    default = " (the default: validation rows ask for no other)" if divisor == 1 else ""
+    return f"{task.name}: temperature {divisor:.3f}{default}{threshold}"

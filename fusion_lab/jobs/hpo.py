@@ -76,7 +76,8 @@ def run(
     with progress, session(base.name, "study", f"study {study.name}", tracking_uri) as place:
         progress.line("\n".join(closed_lines(place)))
         with study.locked(), DrawingProcess() as process:
-            _Search(study, config, materials, place, progress, again, process.draw).run()
+            promote = command_line("promote", experiment=named, data=data, set=set, tracking_uri=tracking_uri)
+            _Search(study, config, materials, place, progress, again, promote, process.draw).run()
         return study
 
 
@@ -101,6 +102,7 @@ class _Search:
     place: Session
     progress: Progress
     again: str
+    promote: str  # the command that promotes what this one registers
     draw: Draw
     value: float = math.nan  # of the trial at hand, as last reported
     baselines: list[Scored] = field(default_factory=list)
@@ -284,20 +286,26 @@ class _Search:
 
     def _enter(self) -> None:
         """Gives the kept trials' checkpoints a place among the store's models, and registers the best trial's."""
-        kept = self._kept()
-        for trial in kept:
-            experiment, spec = self.study.experiment_of(trial), self.materials.spec
+        best = self.study.best()
+        for trial in self._kept():
+            folder = kept_folder(self.study.folder, trial.number)
+            if not folder.is_dir():  # the file of the study kept fewer before
+                continue
             predictions = load_predictions(predictions_file(self.study, trial.number))
-            trained = Trained.kept(experiment, kept_folder(self.study.folder, trial.number), predictions)
-            scored = Scored.of(
-                f"trial {trial.number}", "trial", predictions, self.materials, self.monitor, ("val", "test")
-            )
-            run = self.place.store.run(trial.user_attrs[RUN], self.place.experiment_id)
-            link_checkpoints(Registry(self.place.store), run, trained, scored, spec)
-            if trial is kept[0]:
-                self.progress.line("\n".join(enter(trained, self.materials, self.place, scored, self.progress)))
-        if not kept and self.study.best() is not None:
-            self.progress.line("nothing is registered: keep: none leaves no weights")
+            trained = Trained.kept(self.study.experiment_of(trial), folder, predictions)
+            name = f"trial {trial.number}"
+            scored = Scored.of(name, "trial", predictions, self.materials, self.monitor, ("val", "test"))
+            store, run_id = self.place.store, trial.user_attrs[RUN]
+            if store.has_run(run_id):  # else the trial ran against another store
+                run = store.run(run_id, self.place.experiment_id)
+                link_checkpoints(Registry(store), run, trained, scored, self.materials.spec)
+            if best is not None and trial.number == best.number:
+                lines = enter(trained, self.materials, self.place, scored, self.progress, self.promote)
+                self.progress.line("\n".join(lines))
+                best = None
+        if best is not None:
+            again = command_line("train", experiment=self.study.folder / "best.yaml")
+            self.progress.line(f"nothing is registered, for the best trial's weights were not kept; {again} does it")
 
     def _log_progress(self, number: int, state: str) -> None:
         """The parent's own curves, for MLflow's charts do not look into collapsed children."""

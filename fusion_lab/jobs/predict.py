@@ -43,6 +43,7 @@ def run(
         raise UserError(f"{target}: expected an output that ends in {', '.join(WRITERS)}, found {target.suffix!r}")
     if not target.resolve().parent.is_dir():
         raise UserError(f"{target}: expected a folder to write to, found no {target.parent}")
+    _refuse_input(target, Path(input))
     with Progress() as progress, Store.open(tracking_uri) as store, tempfile.TemporaryDirectory() as scratch:
         registry = Registry(store)
         version = registry.find(model)
@@ -56,6 +57,13 @@ def run(
         write_answers(answers, target)
         progress.line(f"wrote {len(answers)} rows to {target}")
     return target
+
+
+def _refuse_input(target: Path, given: Path) -> None:
+    """Nobody's rows are written over."""
+    inside = given.is_dir() and target.exists() and target.resolve().parent == given.resolve()
+    if target.resolve() == given.resolve() or inside:
+        raise UserError(f"{target}: expected an output that is no input, found a file of {given}")
 
 
 def package_folder(model: Path) -> Path:

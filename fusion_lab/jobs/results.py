@@ -88,8 +88,13 @@ def headline_name(spec: Spec, monitor: str) -> str:
 
 def headline_key(spec: Spec, monitor: str) -> str:
     """The headline in one word: ``loss`` where that is watched, the tasks' metric, ``score`` where they differ."""
+    return "loss" if monitor == "loss" else score_key(spec, monitor)
+
+
+def score_key(spec: Spec, monitor: str) -> str:
+    """The metric that comparisons go by in one word, also beside a watched loss: ``score`` where tasks differ."""
     metrics = {headline_metric(task, monitor) for task in spec.tasks}
-    return "loss" if monitor == "loss" else metrics.pop() if len(metrics) == 1 else "score"
+    return metrics.pop() if len(metrics) == 1 else "score"
 
 
 def best_first(rows: Sequence[Scored], split: str) -> list[Scored]:

@@ -71,9 +71,9 @@ def _log_kept(study: Study, ranked: Sequence[FrozenTrial], place: Session) -> No
     log_kept(place.run, kept_folder(study.folder, ranked[0].number), "best")
     if study.config.keep.startswith("top-"):
         for trial in ranked[: how_many(study.config.keep)]:
-            folder = kept_folder(study.folder, trial.number)
-            run = place.store.run(trial.user_attrs[RUN], place.experiment_id)
-            log_kept(run, folder, ".", "checkpoints")
+            folder, run_id = kept_folder(study.folder, trial.number), trial.user_attrs[RUN]
+            if folder.is_dir() and place.store.has_run(run_id):
+                log_kept(place.store.run(run_id, place.experiment_id), folder, ".", "checkpoints")
 
 
 def save_study_view(study: Study, spec: Spec, place: Session) -> None:

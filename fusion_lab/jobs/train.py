@@ -51,16 +51,17 @@ def run(
         _log(chosen, materials, place, result, scored)
         _describe(chosen, materials, place, [scored, *baselines], again)
         place.store.flush()
-        trained = Trained.of(chosen, result)
-        link_checkpoints(Registry(place.store), place.run, trained, scored, materials.spec)
-        registered = enter(trained, materials, place, scored, progress)
         seconds = duration(result.seconds)
         progress.line(f"{chosen.name}: {len(result.folds)} folds, {result.parameters:,} parameters, {seconds}")
         progress.line(f"folds were computed {result.execution}")
         for split in SPLITS:
             lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
             progress.line("\n".join(["", TITLES[split], *lines]))
-        progress.line("\n".join(["", *_notes(chosen, result), *registered, *run_lines(place)]))
+        progress.line("\n".join(["", *_notes(chosen, result)]))
+        trained = Trained.of(chosen, result)
+        link_checkpoints(Registry(place.store), place.run, trained, scored, materials.spec)
+        promote = command_line("promote", experiment=experiment, data=data, set=set, tracking_uri=tracking_uri)
+        progress.line("\n".join([*enter(trained, materials, place, scored, progress, promote), *run_lines(place)]))
         return result
 
 

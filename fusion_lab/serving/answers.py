@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusion_lab.contracts import Spec, Task
+from fusion_lab.contracts import DataError, Spec, Task
 from fusion_lab.data.raw import Records
 from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.serving.intake import batch_of, spans
@@ -65,6 +65,7 @@ def predict(
     lines: list[dict[str, Any]] = []
     for rows in _chunks(np.arange(len(records))):
         found = package.members.answer(batch_of(records, package.spec, rows))
+        _refuse_nonsense(package, found)
         mean, spread = pooled(package, found.scores)
         told = {
             t.name: _tell(t, mean[t.name], spread[t.name], package, _spans(t, records, rows))
@@ -77,6 +78,12 @@ def predict(
         if on_rows is not None:
             on_rows(len(rows))
     return pd.DataFrame(lines, columns=[*columns_of(package.spec), *([ATTENTION] if attention else [])])
+
+
+def _refuse_nonsense(package: Package, found: Answer) -> None:
+    for task, scores in found.scores.items():
+        if not np.isfinite(scores).all():
+            raise DataError(f"{package.name}: task {task!r}: expected finite answers of the model, found others")
 
 
 def columns_of(spec: Spec) -> list[str]:

@@ -9,6 +9,7 @@ step (the oldest first) or instance. Two names beside the modalities: ``id``, wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ def _frame(modality: Modality, lines: list[list[Any]], index: list[str]) -> pd.D
     """Lines as a table of numbers where all are, which is read quicker, else of objects."""
     shape = (len(lines), len(modality.columns))
     if all(type(cell) in (int, float) for line in lines for cell in line):
-        return pd.DataFrame(np.array(lines, dtype=float).reshape(shape), index, list(modality.columns))
+        with suppress(OverflowError):  # a whole number beyond all floats: told below, with its place
+            return pd.DataFrame(np.array(lines, dtype=float).reshape(shape), index, list(modality.columns))
     cells = np.empty(shape, dtype=object)
     for place, line in enumerate(lines):
         cells[place] = line

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -80,6 +81,7 @@ class Networks:
                 f"{odd}: expected a weight of shape {expected.get(odd)} in every member, found {found.get(odd)}"
             )
         object.__setattr__(self, "_stack", Stack(model, Objective(ObjectiveConfig(), self.spec), "loop"))
+        object.__setattr__(self, "_turn", Lock())
 
     @property
     def maps(self) -> Mapping[str, MapSpec]:
@@ -94,7 +96,8 @@ class Networks:
 
     def answer(self, batch: Batch) -> Answer:
         every = pytree.tree_map(lambda leaf: leaf.expand(len(self), *leaf.shape), batch)
-        output = self._model_stack.answers(self.weights, self.scaler(every))
+        with vars(self)["_turn"]:  # the stack lends its one module to each member in turn, and servers have threads
+            output = self._model_stack.answers(self.weights, self.scaler(every))
         scores = probabilities(output.heads, self.spec, self.scale)
         return Answer(
             {task: leaf.double().numpy() for task, leaf in scores.items()},

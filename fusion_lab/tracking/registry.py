@@ -72,7 +72,7 @@ class Registry:
         with told(f"model {name!r}: expected to store it in {self.store.uri}"):
             made = self.client.create_logged_model(
                 run.experiment_id,
-                safe_name(name),
+                model_name(name),
                 run.id,
                 {key: truncated(value, TAG_LENGTH) for key, value in (tags or {}).items()},
                 {key: truncated(str(value), 500) for key, value in (params or {}).items()},
@@ -91,11 +91,12 @@ class Registry:
                 self.client.log_batch(run.id, linked)
         return made.model_id
 
-    def has_models(self, run: Run) -> bool:
-        """Whether the run was given models before."""
+    def models_of(self, run: Run) -> set[str]:
+        """Names of the models that the run was given before."""
         with told(f"run {run.id}: expected to read it from {self.store.uri}"):
             outputs = self.client.get_run(run.id).outputs
-        return bool(outputs and outputs.model_outputs)
+            found = outputs.model_outputs if outputs else []
+            return {self.client.get_logged_model(output.model_id).name for output in found}
 
     def register(
         self, name: str, model_id: str, run: Run, description: str, tags: Mapping[str, str], about: str = ""
@@ -173,8 +174,15 @@ class Registry:
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, str(version.version), key, truncated(value, TAG_LENGTH))
 
+    def untag(self, version: ModelVersion, key: str) -> None:
+        """Takes a tag of a version away, where it is there."""
+        if key in version.tags:
+            with told(f"{version.name} version {version.version}: expected to change its tags in {self.store.uri}"):
+                self.client.delete_model_version_tag(version.name, str(version.version), key)
+
     def record(self, version: ModelVersion, decision: Decision) -> None:
         """Writes a decision on a version, after those that are there: as a tag, and where a person reads it."""
+        version = self.find(f"{version.name}/{version.version}")  # as it is now: others may have decided meanwhile
         past = decisions(version)
         kept = [*past, vars(decision)][-MOST_DECISIONS:]
         while len(text := json_bytes(kept).decode()) > TAG_LENGTH and len(kept) > 1:
@@ -198,11 +206,12 @@ class Registry:
     def _found(self, version: ModelVersion | None, name: str, what: str) -> ModelVersion:
         if version is not None:
             return version
-        known = [model.name for model in self.client.search_registered_models()]
-        if name not in known:
-            hint = nearest(name, known) if known else " (nothing is registered: run train or hpo first)"
-            raise UserError(f"model {name!r}: expected a registered model in {self.store.uri}, found none{hint}")
-        model = self.client.get_registered_model(name)
+        try:
+            model = self.client.get_registered_model(name)
+        except MlflowException:
+            known = [model.name for model in self.client.search_registered_models(max_results=1000)]
+            hint = _hint(name, known) if known else " (nothing is registered: run train or hpo first)"
+            raise UserError(f"model {name!r}: expected a registered model, found none{hint}") from None
         aliases = ", ".join(f"{alias} (version {number})" for alias, number in sorted(model.aliases.items()))
         raise UserError(f"model {name!r}: expected {what}, found aliases {aliases or '(none)'}")
 
@@ -221,6 +230,21 @@ def _as_text(past: Sequence[Mapping[str, object]]) -> str:
         lines = "\n".join(f"- {' '.join(str(line).split())}" for line in one["lines"])  # ty: ignore[not-iterable]
         parts.append(f"**{one['action']}** {one['at']} {one['by']}\n{lines}")
     return truncated("\n\n".join(parts), 4000)
+
+
+def model_name(name: str) -> str:
+    """A name that MLflow takes for a model of a run.
+
+    >>> model_name("cohort v1.2 fold 0")
+    'cohort v1-2 fold 0'
+    """
+    return safe_name(name).translate(str.maketrans("/:.%\"'", "------"))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    hint = nearest(name, list(known))
+    shown = ", ".join(map(repr, known[:6]))
+    return hint if len(known) <= 6 or "did you mean" in hint else f" (known: {shown} and {len(known) - 6} more)"
 
 
 def _quoted(name: str) -> str:

@@ -128,6 +128,16 @@ class Store:
         run.flush()
         return run
 
+    def has_run(self, run_id: str) -> bool:
+        """Whether the run is in this store."""
+        try:
+            self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise StoreError(f"run {run_id}: expected to look it up in {self.uri}, found: {error}") from None
+            return False
+        return True
+
     def run(self, run_id: str, experiment_id: str) -> Run:
         """A run of this store that has ended, for files to be added to it."""
         return Run(self.client, self._writer, run_id, experiment_id)

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brute
 from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import norm
 
 from fusion_lab.contracts import Task
-from fusion_lab.evaluation.calibration import GREATEST, LEAST, fit_temperature, with_temperature
+from fusion_lab.evaluation.calibration import GREATEST, LEAST, PRIOR, fit_temperature, with_temperature
 from fusion_lab.evaluation.metrics import evaluate
 
 EVENT = Task("event", "binary", ("no", "yes"))
@@ -40,19 +41,23 @@ def test_a_planted_temperature_is_found(task, temperature):
 
 @pytest.mark.parametrize("task", [EVENT, SITE], ids=lambda task: task.kind)
 @pytest.mark.parametrize("seed", range(4))
-def test_no_temperature_has_a_smaller_loss(task, seed):
+def test_no_temperature_is_likelier(task, seed):
+    """Brute force over the likelihood times the prior, a normal one on the logarithm."""
     score, target, _ = _drawn(task, 40, (0.3, 0.9, 2.0, 6.0)[seed], seed)
     codes = target.astype(int)
 
     def loss(at):
         temperature = np.exp(np.atleast_1d(at)[0])
         if task.kind == "binary":
-            return np.logaddexp(0, (1 - 2 * codes) * logit(score) / temperature).mean()
-        return -log_softmax(np.log(score) / temperature, axis=1)[np.arange(40), codes].mean()
+            return np.logaddexp(0, (1 - 2 * codes) * logit(score) / temperature).sum() - prior(at)
+        return -log_softmax(np.log(score) / temperature, axis=1)[np.arange(40), codes].sum() - prior(at)
+
+    def prior(at):
+        return norm.logpdf(np.atleast_1d(at)[0], scale=PRIOR)
 
     best = brute(loss, [(np.log(LEAST), np.log(GREATEST))], Ns=2000, finish=None)
     found = fit_temperature(task, score, target)
-    assert loss(np.log(found)) <= loss(best) + 1e-9
+    assert loss(np.log(found)) <= loss(best) + 1e-6
     assert found == pytest.approx(np.exp(best), rel=0.01)
 
 
@@ -103,11 +108,19 @@ def test_leading_axes_are_the_callers_own(task):
         np.testing.assert_allclose(found.sum(-1), 1)
 
 
+def test_a_handful_of_separated_rows_does_not_make_certain():
+    score, target = np.linspace(0.40, 0.62, 8), (np.arange(8) >= 4).astype(float)
+    found = fit_temperature(EVENT, score, target)
+    assert 0.2 < found < 1
+    many = fit_temperature(EVENT, np.tile(score, 500), np.tile(target, 500))
+    assert many < found / 2  # four thousand of them are believed
+
+
 def test_certainty_has_a_finite_cost():
     score = np.array([0.0, 1.0, 1.0, 0.0], np.float32)
     found = fit_temperature(EVENT, score, np.array([0.0, 1.0, 0.0, 1.0]))
     after = with_temperature(EVENT, score, found)
-    assert found == pytest.approx(GREATEST, rel=1e-3)  # as unsure as it may become
+    assert 2 < found < GREATEST  # half of them are wrong, and only four speak
     assert ((after > 0) & (after < 1)).all()
     certain = np.array([[1.0, 0.0, 0.0]] * 2)
     assert np.isfinite(with_temperature(SITE, certain, 0.1)).all()

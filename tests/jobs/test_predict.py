@@ -168,6 +168,11 @@ def test_a_cell_that_cannot_be_used_is_named_and_nothing_is_written(stage, tmp_p
         (["--model=cohort/9", "--input=data"], ("version 9",)),
         (["--model=cohort", "--input=nowhere.csv"], ("nowhere.csv",)),
         (["--model=cohort", "--input=data", "--output=out.txt"], ("out.txt", "'.txt'")),
+        (
+            ["--model=cohort", "--input=flat.csv", "--output=flat.csv"],
+            ("flat.csv", "expected an output that is no input"),
+        ),
+        (["--model=cohort", "--input=data", "--output=data/clinic.csv"], ("data/clinic.csv", "no input")),
         (["--model=cohort", "--input=data", "--output=no/such/out.csv"], ("no/such",)),
     ],
 )

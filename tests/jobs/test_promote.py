@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import pytest
 from jobs_stage import Stage, refused
 from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
 
 from fusion_lab.cli import main
+from fusion_lab.jobs import promote
 
 NAME = "cohort"
 COHORT = {
@@ -93,8 +95,8 @@ def test_the_first_challenger_becomes_champion_the_second_has_to_be_better_and_t
 
 def test_the_same_configuration_is_registered_once(registered):
     here = registered()
-    for _ in range(2):
-        assert f"registered {NAME} version 1 as challenger" in here.run("train")[1]
+    assert f"registered {NAME} version 1 as challenger" in here.run("train")[1]
+    assert f"{NAME} version 1 is this very model: it is the challenger" in here.run("train")[1]
     assert len(here.client.search_model_versions(f"name = '{NAME}'")) == 1
     assert "version 2 as challenger" in here.run("train", "--set=final=refit")[1]
 
@@ -103,7 +105,7 @@ def test_a_champion_does_not_challenge_itself(registered):
     here = registered()
     here.run("train")
     here.run("promote")
-    assert f"{NAME} version 1 is this very model, and champion" in here.run("train")[1]
+    assert f"{NAME} version 1 is this very model, and champion: nothing was registered" in here.run("train")[1]
     assert here.aliases() == {"champion": "1"}
 
 
@@ -148,13 +150,111 @@ def test_a_champion_of_other_data_is_trained_again_or_said_to_be_incomparable(re
     assert "test rows of 4 folds" in out and "difference +0.000" in out, out
 
 
+def nan_weights(here):
+    """Damages the newest version's weights in the store."""
+    (file, *_) = sorted(
+        (here.stage.folder / "mlruns").rglob("package/weights.safetensors"), key=lambda f: f.stat().st_mtime
+    )
+    tensors = {n: t * float("nan") if n.startswith("weights/") else t for n, t in load_file(file).items()}
+    save_file(tensors, file)
+
+
+def test_a_model_that_answers_no_numbers_is_no_champion(registered):
+    here = registered()
+    here.run("train")
+    nan_weights(here)
+    code, out = here.run("promote")
+    assert code == 1 and "REFUSED  answers_as_trained: largest difference inf" in out
+    assert here.aliases() == {"challenger": "1"}
+
+
+def test_what_changed_while_it_was_judged_is_not_decided(registered, monkeypatch):
+    here = registered()
+    here.run("train")
+    here.run("train", "--seed=3")
+    judged = promote.judge
+
+    def judge_slowly(config, facts):
+        here.client.set_registered_model_alias(NAME, "champion", "1")
+        return judged(config, facts)
+
+    monkeypatch.setattr(promote, "judge", judge_slowly)
+    with pytest.raises(SystemExit) as stopped:
+        here.run("promote")
+    assert stopped.value.code == 2 and "it changed meanwhile" in here.capsys.readouterr().err
+    assert here.aliases() == {"champion": "1", "challenger": "2"} and here.decisions("2") == []
+
+
+def test_rollbacks_come_to_an_end(registered):
+    here = registered(promotion__gates=[])
+    here.run("train")
+    here.run("promote")
+    here.run("train", "--seed=3")
+    here.run("promote")
+    here.client.set_registered_model_alias(NAME, "challenger", "1")
+    here.run("promote")
+    assert here.aliases() == {"champion": "1"}
+    for expected in ("2", "1"):
+        assert here.run("promote", "--rollback")[0] == 0
+        assert here.aliases() == {"champion": expected}
+    with pytest.raises(SystemExit):
+        here.run("promote", "--rollback")
+    assert "it was the first" in here.capsys.readouterr().err
+
+
+def test_a_baseline_is_not_worse_than_itself_on_locked_rows(registered):
+    here = registered(folds__holdout=0.3, promotion__gates=STRICT)
+    _, out = here.run("promote", "--baseline=trees")
+    line = next(line for line in out.splitlines() if "baseline trees on" in line) if "baseline trees on" in out else ""
+    assert not line or "passed" in line and "difference +0.000" in line, out
+
+
+def test_a_dry_run_leaves_locked_rows_locked(registered):
+    here = registered(folds__holdout=0.3, promotion__gates=[{**gate, "margin": 1.0} for gate in STRICT])
+    here.run("train")
+    _, out = here.run("promote", "--dry-run")
+    assert "holdout rows" not in out and "a dry run leaves the locked rows locked" in out
+
+
+def test_one_fold_is_compared_row_by_row(registered):
+    here = registered(folds__protocol="holdout", training__epochs=1, optimiser__lr=1e-5)
+    here.run("train")
+    here.run("promote")
+    here = registered(folds__protocol="holdout")
+    here.run("train")
+    code, out = here.run("promote")
+    assert code == 0 and "the test rows of 1 folds together" in out and "swaps and bootstrap" in out, out
+
+
+def test_a_name_with_a_dot_and_a_watched_loss_are_registered_with_their_score(registered):
+    here = registered(name="cohort v1.2", training__monitor="loss")
+    code, out = here.run("train")
+    assert code == 0 and "registered cohort v1.2 version 1 as challenger" in out
+    tags = here.client.get_model_version("cohort v1.2", "1").tags
+    assert 0 <= float(tags["val/auroc"]) <= 1 and "val/loss" not in tags
+    assert here.run("promote")[0] == 0
+
+
+def test_a_champion_whose_data_are_gone_refuses_the_gate_and_says_so(registered):
+    here = registered()
+    here.run("train")
+    here.run("promote")
+    (made,) = here.client.search_model_versions(f"name = '{NAME}'")
+    folder = next(p for p in (here.stage.folder / "mlruns").rglob("package") if p.is_dir())
+    (folder / "model.json").write_text("{}")
+    here.run("train", "--seed=3")
+    code, out = here.run("promote")
+    assert code == 1 and f"the champion cannot be compared: version {made.version}: " in out
+    assert here.decisions("2") == ["refused"]
+
+
 def test_who_is_not_there_cannot_be_promoted(registered):
     here = registered()
     for command, says in (
         ((), ("expected a challenger, found nothing registered", "fusion-lab train --experiment cohort")),
         (("--rollback",), ("expected a champion to roll back, found none",)),
         (("--baseline=tree",), ("'tree': unknown baseline", "did you mean 'trees'")),
-        (("--dry-run", "--baseline=trees"), ("dry_run",)),
+        (("--dry-run", "--baseline=trees"), ("--baseline: expected no --dry-run",)),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(["promote", f"--experiment={NAME}", *command])

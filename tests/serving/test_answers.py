@@ -8,6 +8,7 @@ import pytest
 import torch
 from serving_material import final, materials, records
 
+from fusion_lab.contracts import DataError
 from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.serving.answers import ATTENTION, ROWS_AT_ONCE, answer, columns_of, pooled, predict
 from fusion_lab.serving.intake import read_rows
@@ -103,3 +104,10 @@ def test_progress_is_told():
     done = []
     told(on_rows=done.append)
     assert sum(done) == 60 and max(done) <= ROWS_AT_ONCE
+
+
+def test_a_model_whose_answers_are_no_numbers_is_refused():
+    members = final().package.members
+    spoilt = replace(members, weights={name: leaf * float("nan") for name, leaf in members.weights.items()})
+    with pytest.raises(DataError, match="expected finite answers"):
+        predict(replace(final().package, members=spoilt), records())

@@ -106,6 +106,7 @@ def but(modality, **cells):
             but("clinic", age=float("inf")),
             "modality 'clinic': row 1, column 'age': expected a finite number, found inf",
         ),
+        ({"cells": [[10**400]]}, "modality 'cells': row 1, cell 1, column 'size': expected a finite number"),
         (but("clinic", age=float("nan")), "modality 'clinic': row 1, column 'age': expected a value"),
         (but("clinic", age=None), "modality 'clinic': row 1, column 'age': expected a value"),
         (but("clinic", stage="IV"), "modality 'clinic': row 1, column 'stage': expected"),

@@ -1,6 +1,7 @@
 """A model as a folder: what comes back answers bit by bit the same, and as it did when it was trained."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,3 +113,14 @@ def test_nothing_is_pickled(tmp_path):
     (tmp_path / "b").mkdir()
     baseline.save(tmp_path / "b")
     assert {file.suffix for file in (tmp_path / "b").iterdir()} == {".safetensors", ".skops"}
+
+
+def test_requests_that_overlap_do_not_mix_the_members():
+    """A server answers each request in a thread of its own."""
+    package = final().package
+    parts = [np.arange(start, start + 15) for start in (0, 15, 30, 45)]
+    alone = [answer(package, records(), part).scores["outcome"] for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda part: answer(package, records(), part).scores["outcome"], parts * 10))
+    for number, scores in enumerate(found):
+        np.testing.assert_array_equal(scores, alone[number % 4])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_plans import make_plan
 
 from fusion_lab.data.scaling import Scaler
+from fusion_lab.training.folds import Diverged
 from fusion_lab.training.leaves import stack_models
 from fusion_lab.training.optimiser import StackedAdamW
 from fusion_lab.training.refit import development, median_epoch, refit
@@ -46,15 +47,15 @@ def test_locked_rows_have_no_part_in_it_and_every_other_row_has():
     locked = np.flatnonzero(plan.folds.holdout)
     others = np.flatnonzero(~plan.folds.holdout)
     assert len(locked) == 12
-    weights, _ = fitted(plan)
-    assert same(fitted(changed(plan, locked))[0], weights)
+    weights = fitted(plan).weights
+    assert same(fitted(changed(plan, locked)).weights, weights)
     for row in others[:: len(others) // 3]:
-        assert not same(fitted(changed(plan, [row]))[0], weights)
+        assert not same(fitted(changed(plan, [row])).weights, weights)
 
 
 def test_it_takes_the_steps_that_a_fold_of_these_rows_takes():
     plan = replace(locked_plan(dtype=torch.float64), optimisers=make_plan().optimisers)
-    weights, _ = fitted(plan, epochs=2)
+    weights = fitted(plan, epochs=2).weights
     alone = replace(plan, folds=development(plan.folds), optimisers=plan.optimisers[:1])
     alone = replace(alone, scaler=Scaler.fit(plan.dataset, alone.folds.fit))
     model = alone.initial_weights(0)
@@ -78,7 +79,7 @@ def test_more_epochs_go_on_where_fewer_ended():
 
 def test_targets_of_a_regression_are_scaled_by_the_development_rows():
     plan = make_plan(LOCKED | {"data.tasks": {"dose": {"kind": "regression"}}}, folds=lambda folds, data: folds)
-    _, scale = fitted(plan, epochs=1)
+    scale = fitted(plan, epochs=1).scale
     values = plan.dataset.targets["dose"].double().numpy()[~plan.folds.holdout]
     assert scale.fold(0)["dose"] == pytest.approx((values.mean(), values.std()))
 
@@ -88,3 +89,12 @@ def test_the_median_epoch_lies_among_the_folds(epochs):
     chosen = median_epoch(epochs)
     assert min(epochs) <= chosen <= max(epochs)
     assert sum(e <= chosen for e in epochs) * 2 >= len(epochs) <= sum(e >= chosen - 0.5 for e in epochs) * 2
+
+
+def test_a_refit_that_runs_away_is_said_and_not_kept():
+    plan = locked_plan()
+    inputs = {name: leaf.clone() for name, leaf in plan.dataset.inputs.items()}
+    inputs["a"][np.flatnonzero(~plan.folds.holdout)[0], 0] = float("nan")
+    scaler = Scaler.fit(plan.dataset, development(plan.folds).fit)
+    with pytest.raises(Diverged, match="refit: epoch 1"):
+        refit(replace(plan, dataset=replace(plan.dataset, inputs=inputs)), scaler, 2)
