@@ -1,4 +1,4 @@
-"""What each encoder and fusion at every step do to a score, on twins made for them, over a few seeds."""
+"""What each encoder and fusion at every step do to a score, on twins made for them, over five seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fusion_lab.experiment import Experiment, Materials
 from fusion_lab.training import cross_validate
 
 pytestmark = pytest.mark.slow
-SEEDS = range(4)
+SEEDS = range(5)
 SEQUENCE = {"kind": "sequence", "width": 6, "length": 8}
 ALONG_TIME = ("transformer", "gru", "cnn")
 """Encoders to which the order of steps means something."""
