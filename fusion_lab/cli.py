@@ -76,11 +76,12 @@ SHARED = {
 
 
 class Verb(NamedTuple):
-    """What a verb does, where its job is, and what it takes."""
+    """What a verb does, where its job is, what it takes, and whether the same command goes on where it was ended."""
 
     job: str
     help: str
     options: dict[str, Option]
+    continues: bool = True
 
 
 VERBS: dict[str, Verb] = {
@@ -112,6 +113,7 @@ VERBS: dict[str, Verb] = {
             "rollback": Option(flag, "give the champion's alias back to the version that it replaced", False),
             **{name: SHARED[name] for name in ("data", "set", "tracking-uri")},
         },
+        continues=False,
     ),
     "predict": Verb(
         "fusion_lab.jobs.predict",
@@ -123,6 +125,7 @@ VERBS: dict[str, Verb] = {
             "attention": Option(flag, "add what the model weighed", False),
             "tracking-uri": SHARED["tracking-uri"],
         },
+        continues=False,
     ),
 }
 
@@ -132,6 +135,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         fail(message)
+
+    def refuse_unknown(self, arguments: Sequence[str]) -> None:
+        """Before anything is said of options that are missing: one may just be misspelt."""
+        for word in arguments:
+            if word.startswith("--") and word.split("=")[0] not in self._option_string_actions:
+                self.unknown([word])
 
     def unknown(self, arguments: Sequence[str]) -> NoReturn:
         """Refuses options that the verb does not have."""
@@ -165,6 +174,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Verb, dict[str, Any]]
     if arguments and arguments[0] not in VERBS and arguments[0] not in parser._option_string_actions:
         what = "argument" if arguments[0].startswith("-") else "verb"
         fail(f"unknown {what} {arguments[0]!r}{_nearest(arguments[0], list(VERBS))}")
+    if arguments and arguments[0] in VERBS:
+        parsers[arguments[0]].refuse_unknown(arguments[1:])
     given, rest = parser.parse_known_args(arguments)
     if rest:
         parsers[given.verb].unknown(rest)
@@ -198,20 +209,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, options = parse(arguments)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from fusion_lab.contracts import UserError
-
     try:
-        done = import_module(verb.job).run(**options)
-    except UserError as error:
-        fail(str(error))
+        return _run(verb, options)
     except KeyboardInterrupt as interruption:
-        print(f"fusion-lab: {str(interruption) or 'interrupted'}; the same command continues", file=sys.stderr)
+        after = "the same command continues" if verb.continues else "nothing was decided or written"
+        print(f"fusion-lab: {str(interruption) or 'interrupted'}; {after}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # nobody reads on, as in `fusion-lab hpo | head`: Python would complain once more when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
-    return getattr(done, "exit_code", 0)
+
+
+def _run(verb: Verb, options: dict[str, Any]) -> int:
+    from fusion_lab.contracts import UserError
+
+    try:
+        return getattr(import_module(verb.job).run(**options), "exit_code", 0)
+    except UserError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def test_what_has_to_be_given_may_not_be_empty(capsys):
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"), [("--dry-run", True), ("--dry-run=true", True), ("--dry-run=False", False)]
-)
+@pytest.mark.parametrize(("said", "meant"), [("--dry-run", True), ("--dry-run=true", True), ("--dry-run=False", False)])
 def test_a_flag_may_stand_alone_or_be_said(said, meant):
     assert parse(["promote", said])[1]["dry_run"] is meant
 

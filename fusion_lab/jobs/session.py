@@ -54,7 +54,7 @@ def session(experiment: str, kind: str, name: str, uri: str | None = None) -> Ge
     A run launched by ``mlflow run`` (MLFLOW_RUN_ID) is taken over and stays in its MLflow experiment; otherwise the
     run goes to MLFLOW_EXPERIMENT_NAME, or to the MLflow experiment named as ours. SIGTERM ends the job as Ctrl-C does.
     """
-    with _terminable(), Store.open(uri) as store:
+    with terminable(), Store.open(uri) as store:
         launched = os.environ.get("MLFLOW_RUN_ID")
         if launched:
             run = store.adopt_run(launched, {KIND: kind, "mlflow.runName": name})
@@ -67,7 +67,9 @@ def session(experiment: str, kind: str, name: str, uri: str | None = None) -> Ge
 
 
 @contextmanager
-def _terminable() -> Generator[None]:
+def terminable() -> Generator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does."""
+
     def terminate(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt("terminated")
 

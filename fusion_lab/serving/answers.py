@@ -145,5 +145,5 @@ def _attention(
 
 
 def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, max(len(rows), 1), ROWS_AT_ONCE):
+    for start in range(0, len(rows), ROWS_AT_ONCE):
         yield rows[start : start + ROWS_AT_ONCE]

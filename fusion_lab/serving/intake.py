@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,20 +25,47 @@ from fusion_lab.data.readers import Table
 ID, QUALITY = "id", "quality"
 
 
-def read_rows(rows: Sequence[Mapping[str, Any]], spec: Spec) -> Records:
-    """Rows of a caller as raw records.
+class Place(NamedTuple):
+    """How errors name a row: ``row 3``, or, of a file, ``rows.jsonl: line 4``."""
+
+    file: str = ""
+    unit: Literal["row", "line"] = "row"
+    numbers: Sequence[int] | None = None
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.file}: " if self.file else ""
+
+    def label(self, place: int, name: object) -> str:
+        """The number of a row, and its own name where it has one."""
+        number = self.numbers[place] if self.numbers is not None else place + 1
+        return str(number) if name is None else f"{number} ({name})"
+
+
+def read_rows(rows: Sequence[Mapping[str, Any]], spec: Spec, place: Place | None = None) -> Records:
+    """Rows of a caller as raw records, by their ids or, where they have none, their numbers.
 
     Raises:
-        DataError: naming the row and modality: an unknown modality, another shape than expected, a row that is none.
+        DataError: naming the row and modality: an unknown modality, another shape than expected, a row that is none, or
+            has no modality at all.
     """
-    ids = [_name(number, row, spec) for number, row in enumerate(rows, 1)]
-    qualities = [_qualities(row, name, spec) for row, name in zip(rows, ids, strict=True)]
+    place = place or Place()
+    labels = [_label(place, number, row, spec) for number, row in enumerate(rows)]
+    where = [f"{place.prefix}{place.unit} {label}" for label in labels]
+    qualities = [_qualities(row, name, spec) for row, name in zip(rows, where, strict=True)]
     found = {}
+    given = np.zeros(len(rows), dtype=bool)
     for modality in spec.modalities:
         contents = [row.get(modality.name) for row in rows]
         if any(content is not None for content in contents):
             quality = np.array([q.get(modality.name, 1.0) for q in qualities], dtype=np.float32)
-            found[modality.name] = _raw(modality, contents, ids, quality)
+            raw = _raw(modality, contents, where, labels, place, quality)
+            found[modality.name] = raw
+            given[raw.row] = True
+    for number in np.flatnonzero(~given)[:1]:
+        known = ", ".join(modality.name for modality in spec.modalities)
+        raise DataError(f"{where[number]}: expected at least one modality of {known}, found none")
+    ids = [str(row[ID] if row.get(ID) is not None else label) for row, label in zip(rows, labels, strict=True)]
     return Records(np.array(ids, dtype=str), found)
 
 
@@ -70,48 +97,60 @@ def spans(records: Records, modality: str, rows: np.ndarray) -> np.ndarray:
     return raw.span[rows]
 
 
-def _name(number: int, row: object, spec: Spec) -> str:
+def _label(place: Place, number: int, row: object, spec: Spec) -> str:
     """What errors call a row, once it is seen to be one."""
+    bare = f"{place.prefix}{place.unit} {place.label(number, None)}"
     if not isinstance(row, Mapping):
-        raise DataError(f"row {number}: expected an object of modalities, found {_shown(row)}")
-    given = row.get(ID) if ID not in {m.name for m in spec.modalities} else None
-    name = str(number) if given is None else f"{number} ({given})"
+        raise DataError(f"{bare}: expected an object of modalities, found {_shown(row)}")
+    given = row.get(ID)
+    if given is not None and (isinstance(given, bool) or not isinstance(given, (str, int, float)) or given == ""):
+        raise DataError(f"{bare}: id: expected a text or a number, found {_shown(given)}")
+    if isinstance(given, str) and (given.splitlines() != [given] or not _writable(given)):
+        raise DataError(f"{bare}: id: expected one line of text, found {_shown(given)}")
+    label = place.label(number, given)
     known = [m.name for m in spec.modalities]
     for key in row:
         if key not in (*known, ID, QUALITY):
-            raise DataError(f"row {name}: unknown modality {key!r}{nearest(str(key), known)}")
-    return name
+            raise DataError(f"{place.prefix}{place.unit} {label}: unknown modality {key!r}{nearest(str(key), known)}")
+    return label
 
 
 def _qualities(row: Mapping[str, Any], name: str, spec: Spec) -> dict[str, float]:
     given = row.get(QUALITY)
-    if given is None or QUALITY in {m.name for m in spec.modalities}:
+    if given is None:
         return {}
     known = [m.name for m in spec.modalities]
     if not isinstance(given, Mapping):
-        raise DataError(f"row {name}: quality: expected {{modality: number in [0, 1]}}, found {_shown(given)}")
+        raise DataError(f"{name}: quality: expected {{modality: number in [0, 1]}}, found {_shown(given)}")
     for key, value in given.items():
         if key not in known:
-            raise DataError(f"row {name}: quality: unknown modality {key!r}{nearest(str(key), known)}")
+            raise DataError(f"{name}: quality: unknown modality {key!r}{nearest(str(key), known)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise DataError(f"row {name}: quality of {key!r}: expected a number in [0, 1], found {_shown(value)}")
+            raise DataError(f"{name}: quality of {key!r}: expected a number in [0, 1], found {_shown(value)}")
     return {str(key): float(value) for key, value in given.items()}
 
 
-def _raw(modality: Modality, contents: Sequence[object], ids: Sequence[str], quality: np.ndarray) -> RawModality:
+def _raw(
+    modality: Modality,
+    contents: Sequence[object],
+    where: Sequence[str],
+    labels: Sequence[str],
+    place: Place,
+    quality: np.ndarray,
+) -> RawModality:
     lines: list[list[Any]] = []
     row, position, index = [], [], []
-    span = np.zeros(len(ids), dtype=int)
-    for number, (content, name) in enumerate(zip(contents, ids, strict=True)):
-        for place, line in enumerate(_lines(modality, content, name)):
-            where = name if modality.length is None else f"{name}, {modality.place_name} {place + 1}"
-            lines.append(_cells(modality, line, where))
+    span = np.zeros(len(contents), dtype=int)
+    for number, content in enumerate(contents):
+        for step, line in enumerate(_lines(modality, content, where[number])):
+            beside = "" if modality.length is None else f", {modality.place_name} {step + 1}"
+            lines.append(_cells(modality, line, where[number] + beside))
             row.append(number)
-            position.append(place)
-            index.append(where)
+            position.append(step)
+            index.append(labels[number] + beside)
             span[number] += 1
-    frame = _frame(modality, lines, index)
-    table = Table(modality.name, f"modality {modality.name!r}", Path(), frame, "row")
+    path = f"{place.prefix}modality {modality.name!r}"
+    table = Table(modality.name, path, Path(place.file), _frame(modality, lines, index), place.unit)
     ordered = modality.length is not None
     return RawModality(
         table,
@@ -122,11 +161,11 @@ def _raw(modality: Modality, contents: Sequence[object], ids: Sequence[str], qua
     )
 
 
-def _lines(modality: Modality, content: object, name: str) -> list[Any]:
+def _lines(modality: Modality, content: object, row: str) -> list[Any]:
     """The lines of one row's content: one of a vector, one per position otherwise, none where it is missing."""
     if content is None:
         return []
-    where = f"row {name}: modality {modality.name!r}"
+    where = f"{row}: modality {modality.name!r}"
     if modality.length is None:
         return [content]
     if isinstance(content, np.ndarray):
@@ -149,20 +188,20 @@ def _cells(modality: Modality, line: object, where: str) -> list[Any]:
     if isinstance(line, Mapping):
         for key in line:
             if key not in columns:
-                place = f"row {where}: modality {modality.name!r}"
+                place = f"{where}: modality {modality.name!r}"
                 raise DataError(f"{place}: unknown column {key!r}{nearest(str(key), list(columns))}")
         return [line.get(column) for column in columns]
     if isinstance(line, np.ndarray):
         line = line.tolist()
     if isinstance(line, str) or not isinstance(line, Sequence):
         expected = f"expected {len(columns)} cells, as an object or a list"
-        raise DataError(f"row {where}: modality {modality.name!r}: {expected}, found {_shown(line)}")
+        raise DataError(f"{where}: modality {modality.name!r}: {expected}, found {_shown(line)}")
     if len(line) != len(columns):
-        raise DataError(f"row {where}: modality {modality.name!r}: expected {len(columns)} cells, found {len(line)}")
+        raise DataError(f"{where}: modality {modality.name!r}: expected {len(columns)} cells, found {len(line)}")
     for cell in line:
         if isinstance(cell, (list, tuple, dict)):
             expected = "expected a number, a text or nothing in each cell"
-            raise DataError(f"row {where}: modality {modality.name!r}: {expected}, found {_shown(cell)}")
+            raise DataError(f"{where}: modality {modality.name!r}: {expected}, found {_shown(cell)}")
     return list(line)
 
 
@@ -203,6 +242,15 @@ def _absent(modality: Modality, rows: int) -> dict[str, np.ndarray]:
         "observed": np.zeros(shape, dtype=bool),
         "quality": np.ones(rows, dtype=np.float32),
     }
+
+
+def _writable(text: str) -> bool:
+    """Whether it can be written as UTF-8: JSON can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: object) -> str:

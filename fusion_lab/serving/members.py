@@ -168,5 +168,5 @@ def _tensors(file: Path) -> dict[str, dict[str, Tensor]]:
                 # a copy: what safetensors gives lies in the mapped file, unaligned, where kernels round otherwise
                 parts.setdefault(part, {})[name] = opened.get_tensor(key).clone()
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{file}: expected weights in safetensors format, found: {error}") from None
+        raise DataError(f"{file.name}: expected weights in safetensors format, found: {error}") from None
     return parts

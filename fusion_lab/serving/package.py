@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+import numpy as np
+from pydantic import Field, ValidationError
 
 import fusion_lab
 from fusion_lab.config import Config
-from fusion_lab.contracts import DataError, Spec
+from fusion_lab.contracts import DataError, Spec, UserError
+from fusion_lab.data.raw import Records
+from fusion_lab.serving.intake import batch_of
 from fusion_lab.serving.members import Baselines, Members, Networks
 
 FORMAT = 1
@@ -77,11 +80,25 @@ class Package:
             DataError: a file is missing, damaged, or written by another version.
         """
         told = _read(folder / MODEL)
-        if told.baseline is not None:
-            members: Members = Baselines.load(folder, told.spec)
-        else:
-            members = Networks.load(folder, told.experiment["model"], told.spec)
+        try:
+            members = _members(folder, told)
+        except UserError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # what torch, NumPy and pydantic say of numbers of other shapes or types than the description's
+            found = " ".join(str(error).split())[:200]
+            raise DataError(f"{MODEL}: expected weights that fit the description, found: {found}") from None
         return cls(members=members, **{name: value for name, value in vars(told).items() if name != "format"})
+
+
+def _members(folder: Path, told: _Told) -> Members:
+    """The members, having answered a row that misses everything: what does not fit together shows."""
+    if told.baseline is not None:
+        members: Members = Baselines.load(folder, told.spec)
+    else:
+        members = Networks.load(folder, told.experiment["model"], told.spec)
+    members.answer(batch_of(Records(np.array(["nothing"]), {}), told.spec))
+    return members
 
 
 class _Told(Config):
@@ -94,8 +111,8 @@ class _Told(Config):
     origin: Origin
     final: Final
     baseline: str | None
-    temperature: dict[str, float]
-    threshold: dict[str, float]
+    temperature: dict[str, Annotated[float, Field(gt=0.0)]]
+    threshold: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]]
     epochs: tuple[int, ...]
     version: str
 
@@ -105,7 +122,8 @@ def _read(file: Path) -> _Told:
         return _Told.model_validate_json(file.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{file}: {where}: expected a model of format {FORMAT}, found: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise DataError(f"{MODEL}: {where}: expected a model of format {FORMAT}, found: {first['msg']}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: expected a model's description, found: {error}") from None
+        found = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{MODEL}: expected a model's description, found: {found}") from None

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from fusion_lab.contracts import DataError, Predictions, Spec, Task
 
+COLUMNS = ("id", "fold", "split", "task", "class", "step", "target", "known", "score")
 _ENTRY = ["fold", "split", "id"]
 
 
@@ -53,6 +54,9 @@ def predictions_from_table(table: pa.Table, spec: Spec, ids: np.ndarray) -> Pred
     Raises:
         DataError: an id that is not among ``ids``, a task that is not in the table, lines missing or too many.
     """
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise DataError(f"predictions: expected columns {', '.join(COLUMNS)}, found none named {missing[0]!r}")
     frame = table.to_pandas()
     parts = {task.name: frame[frame["task"] == task.name] for task in spec.tasks}
     keys = pd.MultiIndex.from_frame(parts[spec.tasks[0].name][_ENTRY].astype({"split": str})).unique()

@@ -212,7 +212,11 @@ class Registry:
             known = [model.name for model in self.client.search_registered_models(max_results=1000)]
             hint = _hint(name, known) if known else " (nothing is registered: run train or hpo first)"
             raise UserError(f"model {name!r}: expected a registered model, found none{hint}") from None
-        aliases = ", ".join(f"{alias} (version {number})" for alias, number in sorted(model.aliases.items()))
+        there = {str(v.version) for v in self.versions(name)}
+        aliases = ", ".join(
+            f"{alias} (version {number}{'' if str(number) in there else ', which was deleted'})"
+            for alias, number in sorted(model.aliases.items())
+        )
         raise UserError(f"model {name!r}: expected {what}, found aliases {aliases or '(none)'}")
 
 
@@ -221,14 +225,21 @@ _HEADING = "### Decisions"
 
 def decisions(version: ModelVersion) -> list[dict[str, object]]:
     """What was decided on a version so far, the oldest first."""
-    return json.loads(version.tags.get(DECISIONS, "[]"))
+    try:
+        past = json.loads(version.tags.get(DECISIONS, "[]"))
+    except ValueError:  # somebody has written into the tag: what follows is still to be recorded
+        return []
+    return [one for one in past if isinstance(one, dict)] if isinstance(past, list) else []
 
 
 def _as_text(past: Sequence[Mapping[str, object]]) -> str:
     parts = [_HEADING]
     for one in reversed(past):
-        lines = "\n".join(f"- {' '.join(str(line).split())}" for line in one["lines"])  # ty: ignore[not-iterable]
-        parts.append(f"**{one['action']}** {one['at']} {one['by']}\n{lines}")
+        told = one.get("lines")
+        lines = "\n".join(
+            f"- {' '.join(str(line).split())}" for line in (told if isinstance(told, list | tuple) else [])
+        )
+        parts.append(f"**{one.get('action')}** {one.get('at')} {one.get('by')}\n{lines}")
     return truncated("\n\n".join(parts), 4000)
 
 

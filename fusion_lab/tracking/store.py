@@ -46,8 +46,8 @@ class Store:
         self._writer = Writer()
 
     @classmethod
-    def open(cls, uri: str | None = None) -> Store:
-        """The store at ``uri``; ``None`` is MLflow's own default.
+    def open(cls, uri: str | None = None, existing: bool = False) -> Store:
+        """The store at ``uri``; ``None`` is MLflow's own default. ``existing`` refuses to make a new one.
 
         That is ``MLFLOW_TRACKING_URI`` where it is set, else ``mlflow.db`` with ``mlruns/`` in this folder.
 
@@ -59,6 +59,8 @@ class Store:
         # MLflow waits four minutes for each call to a server that went away; half a minute is enough to restart one
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         where = uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db in this folder"
+        if existing:
+            _refuse_missing(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
         with told(f"{where}: expected an MLflow tracking store that answers"), environment(_PROBE):
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
@@ -202,6 +204,14 @@ def local_folder(location: str) -> Path | None:
     if parsed.scheme not in ("", "file"):
         return None
     return Path(unquote(parsed.path) if parsed.scheme else location)
+
+
+def _refuse_missing(uri: str) -> None:
+    """A database file that is not there would be made."""
+    parsed = urlparse(uri)
+    file = Path(unquote(parsed.path.removeprefix("/")))
+    if parsed.scheme == "sqlite" and parsed.path.strip("/") and not file.is_file():
+        raise StoreError(f"{uri}: expected a tracking store with registered models, found no file {file}")
 
 
 def _cut(tags: Mapping[str, str]) -> dict[str, str]:

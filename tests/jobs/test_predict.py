@@ -8,6 +8,7 @@ import pytest
 from jobs_stage import Stage
 
 from fusion_lab.cli import main
+from fusion_lab.serving import files
 
 COHORT = {
     "data": {
@@ -182,3 +183,54 @@ def test_what_is_not_there_is_said(stage, capsys, arguments, says):
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and len(err.splitlines()) == 1
     assert all(part in err for part in says), err
+
+
+def test_lines_of_json_are_told_by_their_numbers(stage, capsys):
+    row = as_records(stage)[0]
+    good = json.dumps(row)
+    for content, says in (
+        (f"{good}\n\n{good[:-1]}", ("rows.jsonl: line 3", "expected JSON")),
+        (f"{good}\n\n" + json.dumps({**row, "clinic": {**row["clinic"], "age": "old"}}), ("line 3", "'age'", "'old'")),
+        ('{"clinic": 1, "clinic": 2}', ("line 1", "key 'clinic' given twice")),
+        ("[" * 100_000, ("line 1", "nested too deep")),
+        ("\n\n", ("expected at least one line",)),
+    ):
+        stage.text("rows.jsonl", content)
+        with pytest.raises(SystemExit) as stopped:
+            main(["predict", "--model=cohort", "--input=rows.jsonl", "--output=never.csv"])
+        err = capsys.readouterr().err
+        assert stopped.value.code == 2 and all(part in err for part in says), err
+    stage.text("rows.jsonl", "\ufeff" + json.dumps({**row, "id": "a\u00a0b"}) + "\n")
+    assert answers(stage, "rows.jsonl", "a.parquet")["id"].tolist() == ["a\u00a0b"]
+
+
+def test_what_is_interrupted_while_it_is_written_leaves_nothing(stage, monkeypatch, capsys):
+    def interrupted(frame, path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(files.WRITERS, ".csv", interrupted)
+    assert main(["predict", "--model=cohort", "--input=data", "--output=never.csv"]) == 130
+    assert "nothing was decided or written" in capsys.readouterr().err
+    assert not (stage.folder / "never.csv").exists() and stage.halves() == []
+
+
+def test_absent_modalities_and_long_sequences_are_said(stage, tmp_path, capsys):
+    write_tables(tmp_path, rows=12, seed=1)
+    longer = pd.DataFrame({"id": ["p1"] * 9, "second": range(9), "x": 1.0, "y": 2.0})
+    longer.to_csv(tmp_path / "walk.csv", index=False)
+    answers(stage, str(tmp_path), "a.parquet")
+    assert "note: walk: 1 rows have more positions; the last" in capsys.readouterr().out
+    (tmp_path / "walk.csv").unlink()
+    answers(stage, str(tmp_path), "a.parquet")
+    assert "note: no row has walk" in capsys.readouterr().out
+
+
+def test_a_store_that_is_not_there_is_not_made(stage, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for uri in ([], [f"--tracking-uri=sqlite:///{tmp_path}/no.db"]):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with pytest.raises(SystemExit):
+            main(["predict", "--model=cohort", "--input=rows.csv", *uri])
+        assert "found no file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

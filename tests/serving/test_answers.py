@@ -79,9 +79,9 @@ def test_rows_do_not_depend_on_their_neighbours_nor_on_how_many_are_asked_at_onc
     whole, part = answer(package, records()), answer(package, records(), some)
     for task in whole.scores:
         np.testing.assert_allclose(whole.scores[task][:, some], part.scores[task], atol=1e-6)
-    row = {"left": [1, 2, 3], "walk": [[0.1, 0.2]] * 4}
-    many = predict(package, read_rows([row, {}] * ROWS_AT_ONCE, SPEC))
-    once = pd.concat([predict(package, read_rows([row, {}], SPEC))] * ROWS_AT_ONCE, ignore_index=True)
+    row, other = {"left": [1, 2, 3], "walk": [[0.1, 0.2]] * 4}, {"cells": [[1, 2]]}
+    many = predict(package, read_rows([row, other] * ROWS_AT_ONCE, SPEC))
+    once = pd.concat([predict(package, read_rows([row, other], SPEC))] * ROWS_AT_ONCE, ignore_index=True)
     per_step = ["moving", "moving.spread"]
     pd.testing.assert_frame_equal(many.explode(per_step), once.explode(per_step))
 
@@ -111,3 +111,8 @@ def test_a_model_whose_answers_are_no_numbers_is_refused():
     spoilt = replace(members, weights={name: leaf * float("nan") for name, leaf in members.weights.items()})
     with pytest.raises(DataError, match="expected finite answers"):
         predict(replace(final().package, members=spoilt), records())
+
+
+def test_no_rows_get_no_answers():
+    frame = predict(final().package, read_rows([], SPEC), attention=True)
+    assert len(frame) == 0 and list(frame.columns) == [*columns_of(SPEC), ATTENTION]

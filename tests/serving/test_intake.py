@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_lab.contracts import UNKNOWN, DataError, Feature, Modality, Spec, Task
-from fusion_lab.serving.intake import batch_of, read_rows, spans
+from fusion_lab.serving.intake import Place, batch_of, read_rows, spans
 
 CLINIC = Modality(
     "clinic",
@@ -55,7 +55,7 @@ def test_lists_in_the_order_of_the_columns_are_the_same_row():
                 torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
 
 
-@given(st.lists(st.sets(st.sampled_from(["clinic", "gait", "cells"])), min_size=1, max_size=5))
+@given(st.lists(st.sets(st.sampled_from(["clinic", "gait", "cells"]), min_size=1), min_size=1, max_size=5))
 def test_any_subset_of_modalities_is_taken_and_a_row_does_not_change_its_neighbours(subsets):
     rows = [{name: ROW[name] for name in subset} for subset in subsets]
     batch = read(*rows)
@@ -85,9 +85,27 @@ def test_quality_is_taken_and_one_where_it_is_not_given():
 
 
 def test_spans_tell_how_many_steps_were_given():
-    found = read_rows([ROW, {}, {"gait": [[1.0, 2.0]] * 4}], SPEC)
+    cells = {"cells": ROW["cells"]}
+    found = read_rows([ROW, cells, {"gait": [[1.0, 2.0]] * 4}], SPEC)
     assert spans(found, "gait", np.arange(3)).tolist() == [2, 0, 4]
-    assert spans(read_rows([{}], SPEC), "gait", np.arange(1)).tolist() == [0]
+    assert spans(read_rows([cells], SPEC), "gait", np.arange(1)).tolist() == [0]
+
+
+def test_rows_go_by_their_ids_and_errors_of_a_file_by_their_lines():
+    rows = [{**ROW, "id": "p7"}, {**ROW, "id": 8}, ROW]
+    place = Place("rows.jsonl", "line", [1, 3, 4])
+    assert read_rows(rows, SPEC, place).ids.tolist() == ["p7", "8", "4"]
+    for broken, said in (
+        ({"gate": []}, "rows.jsonl: line 4: unknown modality 'gate'"),
+        (
+            but("clinic", age="old"),
+            "rows.jsonl: modality 'clinic': line 4, column 'age': expected a number, found 'old'",
+        ),
+        ({"gait": [[1]]}, "rows.jsonl: line 4, second 1: modality 'gait': expected 2 cells, found 1"),
+    ):
+        with pytest.raises(DataError) as refused:
+            batch_of(read_rows([*rows[:2], broken], SPEC, place), SPEC)
+        assert str(refused.value).startswith(said), str(refused.value)
 
 
 def but(modality, **cells):
@@ -97,6 +115,10 @@ def but(modality, **cells):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
+        ({}, "row 1: expected at least one modality of clinic, gait, cells, found none"),
+        ({"id": 3, "gait": [], "clinic": None}, "row 1 (3): expected at least one modality"),
+        ({**ROW, "id": [1]}, "row 1: id: expected a text or a number, found [1]"),
+        ({**ROW, "id": "\ud800"}, "row 1: id: expected one line of text"),
         ("text", "row 1: expected an object of modalities, found 'text'"),
         ({"clinc": {}}, "row 1: unknown modality 'clinc' (did you mean 'clinic'?)"),
         ({"id": "p7", "gate": []}, "row 1 (p7): unknown modality 'gate'"),

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from serving_material import experiment, final, materials, records
 
 from fusion_lab.contracts import DataError
@@ -95,8 +96,58 @@ def exchange_model(folder):
     (folder / MODEL).write_text(json.dumps(tree))
 
 
+def edit_json(folder, change):
+    tree = json.loads((folder / MODEL).read_text())
+    change(tree)
+    (folder / MODEL).write_text(json.dumps(tree))
+
+
+def edit_weights(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def unknown_family(folder):
+    edit_json(folder, lambda tree: tree["experiment"]["model"].update(family="foo"))
+
+
+def no_model(folder):
+    edit_json(folder, lambda tree: tree["experiment"].pop("model"))
+
+
+def odd_setting(folder):
+    edit_json(folder, lambda tree: tree["experiment"]["model"].update(d_model="x"))
+
+
+def cold_model(folder):
+    edit_json(folder, lambda tree: tree["temperature"].update(outcome=0.0))
+
+
+def impossible_threshold(folder):
+    edit_json(folder, lambda tree: tree["threshold"].update(outcome=7.0))
+
+
+def no_scaler(folder):
+    edit_weights(folder, lambda tensors: [tensors.pop(n) for n in list(tensors) if n.startswith("scaler/")])
+
+
+def fewer_folds(folder):
+    edit_weights(folder, lambda tensors: tensors.update({n: t[:2] for n, t in tensors.items() if "/shift" in n}))
+
+
+def half_weights(folder):
+    edit_weights(folder, lambda tensors: tensors.update({n: t.half() for n, t in tensors.items() if "weights/" in n}))
+
+
+DAMAGES = [
+    *(unknown_family, no_model, odd_setting, cold_model, impossible_threshold),
+    *(no_scaler, fewer_folds, half_weights),
+]
+
+
 @pytest.mark.parametrize(
-    "damage", [damage_json, damage_format, damage_spec, damage_weights, lose_weights, exchange_model]
+    "damage", [*DAMAGES, damage_json, damage_format, damage_spec, damage_weights, lose_weights, exchange_model]
 )
 def test_a_damaged_package_is_refused_in_one_line(damage, tmp_path):
     final().package.save(tmp_path)

@@ -40,7 +40,7 @@ def ask(model, *rows, **options):
 
 
 def test_loaded_it_answers_what_the_package_answers(loaded):
-    rows = [ROW, {"left": [4, 5, 6]}, {}]
+    rows = [ROW, {"left": [4, 5, 6]}, {"cells": [[1, 2]]}]
     expected = predict(final().package, read_rows(rows, SPEC))
     pd.testing.assert_frame_equal(ask(loaded, *rows), expected)
 
