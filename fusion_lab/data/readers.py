@@ -6,8 +6,8 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,9 @@ from fusion_lab.data.npz import LARGEST_COMPRESSION, npz_arrays, npz_shapes
 
 MISSING = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL"})
 """What an empty cell looks like. ``None`` and ``none`` are not among them: they are names of real categories."""
+
+LONGEST_SHOWN = 40
+"""Characters of a cell that an error repeats."""
 
 _COUNTS = {1: "one", 2: "two", 3: "three"}
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -42,6 +45,7 @@ class Table:
     """One file, or one group or array of it.
 
     ``frame``'s index: a CSV file's line numbers, else row numbers from 1; of an array (id, position from 1) or the id.
+    ``unfit``: shapes of the arrays beside the columns that cannot be one.
     """
 
     name: str  # "tma.h5#CD3", relative to the data folder
@@ -49,21 +53,23 @@ class Table:
     file: Path
     frame: pd.DataFrame
     unit: Literal["line", "row"]
+    unfit: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def place(self, row: int, column: str) -> str:
         """Where the cell in the ``row``-th record of a column is, for the beginning of an error."""
-        return f"{self.path}: {self.line(row)}, column {column!r}"
+        return f"{self.path}: {self.line(row)}, column {shown(column)}"
 
     def line(self, row: int) -> str:
         """What the ``row``-th record is called: "line 5", "row p3, position 2"."""
         label = self.frame.index[row]
-        return f"{self.unit} {', position '.join(map(str, label)) if isinstance(label, tuple) else label}"
+        parts = label if isinstance(label, tuple) else (label,)
+        return f"{self.unit} {', position '.join(clipped(part) for part in parts)}"
 
     def column(self, name: str, role: str) -> pd.Series:
         """One column.
 
         Raises:
-            DataError: there is no such column; the nearest name is suggested.
+            DataError: there is no such column, but perhaps an array of another shape; the nearest name is suggested.
         """
         self.require([name], role)
         return self.frame[name]
@@ -71,6 +77,9 @@ class Table:
     def require(self, names: Iterable[str], role: str) -> None:
         """Raises :class:`DataError` with the nearest name for the first of ``names`` that is no column."""
         for name in names:
+            if name in self.unfit:
+                expected = f"expected one value per row, {len(self.frame)} in all"
+                raise DataError(f"{self.path}: array {name!r} ({role}): {expected}, found shape {self.unfit[name]}")
             if name not in self.frame.columns:
                 hint = suggest(name, list(self.frame.columns))
                 raise DataError(f"{self.path}: expected a column {name!r} ({role}), found none{hint}")
@@ -100,25 +109,25 @@ def read_table(root: Path, file: str, key: str | None = None, companions: Sequen
         DataError: the folder, file or key is missing, or the content is unreadable, uneven or empty.
     """
     path = existing_file(root, file)
-    kind = file_kind(file)
+    kind, unfit = file_kind(file), {}
     if kind is None:
         raise DataError(f"{path}: expected a file ending in {', '.join(_KINDS)}, found {path.suffix or 'no ending'!r}")
     if key is not None and kind != "hdf5":
         raise DataError(f"{path}: expected an HDF5 file where a key is given, found key {key!r} of a {kind} file")
-    shown = f"{path}#{key}" if key else str(path)
+    where = f"{path}#{key}" if key else str(path)
     if kind == "csv":
         frame = _read_csv(path)
+    elif kind == "parquet":
+        frame = _read_parquet(path)
+    elif kind == "hdf5":
+        frame = _read_hdf5(path, key, companions)
     else:
-        readers = {
-            "parquet": lambda: _read_parquet(path),
-            "hdf5": lambda: _read_hdf5(path, key, companions),
-            "npz": lambda: _read_npz(path, companions),
-        }
-        frame = readers[kind]()
+        frame, unfit = _read_npz(path, companions)
+    if kind != "csv":
         frame.index = pd.RangeIndex(1, len(frame) + 1)
     if frame.empty:
-        raise DataError(f"{shown}: expected at least one row and one column, found {len(frame)} x {frame.shape[1]}")
-    return Table(f"{file}#{key}" if key else file, shown, path, frame, "line" if kind == "csv" else "row")
+        raise DataError(f"{where}: expected at least one row and one column, found {len(frame)} x {frame.shape[1]}")
+    return Table(f"{file}#{key}" if key else file, where, path, frame, "line" if kind == "csv" else "row", unfit)
 
 
 def file_kind(file: str) -> str | None:
@@ -144,7 +153,7 @@ def read_ids(table: Table, column: str, once: bool = True) -> np.ndarray:
         if once and identifier in seen:
             raise DataError(
                 f"{table.place(row, column)}: expected each id once, "
-                f"found {identifier!r} again (first in {table.line(seen[identifier])})"
+                f"found {shown(identifier)} again (first in {table.line(seen[identifier])})"
             )
         seen[identifier] = row
     return ids.astype(str)
@@ -180,6 +189,21 @@ def cell_text(cell: object) -> str | None:
     if whole:
         return whole.group(1)
     return text.lower() if text.lower() in ("true", "false") else text
+
+
+def clipped(cell: object) -> str:
+    """A cell as an error repeats it: in one line, the end of a long one left out.
+
+    >>> clipped("two\\nlines"), clipped("1" * 400)
+    ('two lines', '1111111111111111111111111111111111111...')
+    """
+    text = " ".join(str(cell).splitlines())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
+
+
+def shown(word: object) -> str:
+    """A text cell, or a name, in an error: quoted, and clipped."""
+    return repr(clipped(word))
 
 
 def existing_file(root: Path, file: str) -> Path:
@@ -251,7 +275,7 @@ def _check_header(path: Path, header: list[str], line: int) -> None:
         if not name:
             raise DataError(f"{path}: line {line}: expected a name for each column, found none for column {position}")
         if header.index(name) < position - 1:
-            raise DataError(f"{path}: line {line}: expected each column once, found {name!r} again")
+            raise DataError(f"{path}: line {line}: expected each column once, found {shown(name)} again")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -282,14 +306,17 @@ def _read_hdf5(path: Path, key: str | None, companions: Sequence[str]) -> pd.Dat
     return frame
 
 
-def _read_npz(path: Path, companions: Sequence[str]) -> pd.DataFrame:
-    """The one-dimensional arrays as long as the ids, or as the first of them where no ids are known."""
-    sizes = {name: shape for name, shape in npz_shapes(path).items() if len(shape) == 1}
+def _read_npz(path: Path, companions: Sequence[str]) -> tuple[pd.DataFrame, dict[str, tuple[int, ...]]]:
+    """The one-dimensional arrays as long as the ids, or as the first of them where no ids are known; and the shapes of
+    the others.
+    """
+    shapes = npz_shapes(path)
+    sizes = {name: shape for name, shape in shapes.items() if len(shape) == 1}
     reference = next((name for name in companions if name in sizes), next(iter(sizes), ""))
     names = [name for name, shape in sizes.items() if shape == sizes[reference]]
     if not names:
         raise DataError(f"{path}: expected one-dimensional arrays, one per column, found none")
-    return pd.DataFrame(npz_arrays(path, names))
+    return pd.DataFrame(npz_arrays(path, names)), {n: shape for n, shape in shapes.items() if n not in names}
 
 
 def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Sequence[str]) -> dict[str, np.ndarray]:
