@@ -42,6 +42,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+# "Input should be a valid integer", "Dictionary should have at least 1 item"
+_WORDING = re.compile(r"^\w+ should (be |have )?")
 _EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -125,7 +127,7 @@ def validate(kind: type[C], tree: Mapping[str, Any], source: str) -> C:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first_fault(kind, tree, error)}") from None
+        raise ConfigError(f"{source}: {_first_fault(kind, json.loads(text), error)}") from None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -201,10 +203,11 @@ def _refuse(source: str):
 
 
 def _first_fault(kind: type[BaseModel], tree: Mapping[str, Any], error: ValidationError) -> str:
+    """``tree`` as JSON has it, with texts as keys."""
     faults = error.errors(include_url=False)
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     location = [str(part) for part in fault["loc"]]
-    path = ".".join(_drop_union_tags(location, tree))
+    path = _path(fault, tree)
     found = fault["input"]
     if fault["type"] == "extra_forbidden":
         known = _known_keys(kind, location[:-1])
@@ -217,26 +220,39 @@ def _first_fault(kind: type[BaseModel], tree: Mapping[str, Any], error: Validati
         return f"{path}.{tag}: unknown {fault['ctx']['tag']!r}{nearest(fault['ctx']['tag'], known)}"
     if fault["type"] == "union_tag_not_found":
         return f"{path}: expected a key {fault['ctx']['discriminator']}, found none"
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should be ")
     if fault["type"] == "value_error":
+        message = _expected(fault)
         return f"{path}: {message}" if path else message
+    expected = dict.fromkeys(_expected(f) for f in faults if _path(f, tree) == path)  # one of each type of a union
     shown = json.dumps(found, default=str)
-    return f"{path}: expected {message}, found {shown if len(shown) < 80 else shown[:77] + '...'}"
+    return f"{path}: expected {' or '.join(expected)}, found {shown if len(shown) < 80 else shown[:77] + '...'}"
 
 
-def _drop_union_tags(location: list[str], tree: Any) -> list[str]:
-    """pydantic puts a discriminated union's tag into the location; a user's file has no such level."""
+def _expected(fault: Mapping[str, Any]) -> str:
+    """A fault's message without pydantic's names of Python types."""
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("too_short", "too_long"):
+        message = message.split(" after validation")[0]
+    if fault["type"] == "value_error":
+        return message
+    return _WORDING.sub("", message).replace("match pattern", "a match of pattern")
+
+
+def _path(fault: Mapping[str, Any], tree: Any) -> str:
+    """Where in a user's file a fault is. pydantic puts a union's tags, types and validators into the location; the file
+    has no such levels: what is not in ``tree`` is one, but for the name of what is missing.
+    """
+    location = [str(part) for part in fault["loc"]]
     kept: list[str] = []
     for index, part in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(tree, Mapping) and part not in tree and not last and kept and part in map(str, tree.values()):
-            continue
-        kept.append(part)
-        if isinstance(tree, Mapping):
-            tree = tree.get(part)
+        if isinstance(tree, Mapping) and part in tree:
+            tree = tree[part]
         elif isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
             tree = tree[int(part)]
-    return kept
+        elif fault["type"] != "missing" or index < len(location) - 1:
+            continue
+        kept.append(part)
+    return ".".join(kept)
 
 
 def _known_keys(kind: type[BaseModel], location: list[str]) -> list[str]:

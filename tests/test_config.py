@@ -32,6 +32,13 @@ class Narrow(Config):
 class Deep(Config):
     kind: Literal["deep"] = "deep"
     depth: int = Field(1, ge=1)
+    names: dict[str, int | Literal["all"]] = {}
+
+    @model_validator(mode="after")
+    def _even(self) -> Deep:
+        if self.depth == 7:
+            raise ValueError(f"depth: expected none of seven, found {self.depth}")
+        return self
 
 
 class Section(Config):
@@ -56,6 +63,10 @@ class Settings(Config):
     name: str = "x"
     method: Literal["mean", "median"] = "mean"
     needed: int
+    scalar: str | int | bool = "x"
+    some: list[int] = Field([1], min_length=1)
+    words: dict[str, int] = Field({"a": 1}, min_length=1)
+    code: str = Field("a1", pattern="^[a-z][0-9]$")
 
 
 def settings_of(text: str) -> Settings:
@@ -74,6 +85,13 @@ FAULTS = {
     "model: {width: 3}": "model: expected a key 'kind', found none",
     "model: {kind: deep, depth: 0}": "model.depth: expected greater than or equal to 1, found 0",
     "model: {kind: deep, depth: x}": 'model.depth: expected a valid integer, found "x"',
+    "model: {kind: deep, depth: 7}": "model: depth: expected none of seven, found 7",
+    "model: {kind: deep, names: {deep: x}}": "model.names.deep: expected a valid integer or 'all', found \"x\"",
+    "model: {kind: deep, names: {1: x}}": "model.names.1: expected a valid integer or 'all', found \"x\"",
+    "scalar: [1]": "scalar: expected a valid string or a valid integer or a valid boolean, found [1]",
+    "some: []": "some: expected at least 1 item, found []",
+    "words: {}": "words: expected at least 1 item, found {}",
+    "code: a": "code: expected a match of pattern '^[a-z][0-9]$', found \"a\"",
     "model: 3": "model: expected an object, found 3",
     "maybe: {width: 2}": "maybe: expected an odd width, found 2",
     "maybe: {width: 1.5}": "maybe.width: expected a valid integer, found 1.5",

@@ -12,7 +12,16 @@ import pandas as pd
 
 from fusion_lab.contracts import DataError
 from fusion_lab.data.npz import npz_arrays, npz_names
-from fusion_lab.data.readers import Table, existing_file, file_kind, first_line, hdf5_array, read_ids, suggest
+from fusion_lab.data.readers import (
+    Table,
+    existing_file,
+    file_kind,
+    first_line,
+    hdf5_array,
+    quoted,
+    read_ids,
+    suggest,
+)
 
 
 class ArrayPlace(NamedTuple):
@@ -58,7 +67,8 @@ def read_features(root: Path, place: ArrayPlace, dims: int) -> ArrayLines:
     Without ``valid``, bool [R,T], a position whose F cells are all NaN is not there.
 
     Raises:
-        DataError: an array is missing, or has another shape than its role asks for.
+        DataError: an array is missing, or has another shape than its role asks for; a column's name is empty, goes
+            over several lines, occurs twice or is that of the ids or a companion.
     """
     arrays, table = _read(root, place)
     values = arrays[place.key]
@@ -67,6 +77,7 @@ def read_features(root: Path, place: ArrayPlace, dims: int) -> ArrayLines:
     columns = [f"x_{i}" for i in range(values.shape[-1])]
     if place.columns:
         columns = _column_names(table.path, place.columns, arrays[place.columns], values.shape[-1])
+    _check_columns(table.path, place, columns)
     return _lines(table, place, arrays, values, columns)
 
 
@@ -124,7 +135,24 @@ def _column_names(shown: str, name: str, names: np.ndarray, width: int) -> list[
     if names.shape != (width,) or names.dtype.kind not in "USO":
         found = f"{names.dtype} of shape {names.shape}"
         raise DataError(f"{shown}: array {name!r}: expected {width} names of columns, found {found}")
-    return [n.decode("utf-8", errors="replace") if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    texts = [n.decode("utf-8", errors="replace") if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    for position, text in enumerate(texts, 1):
+        if not text.strip() or len(text.strip().splitlines()) > 1:
+            expected = "expected a name in one line for each column"
+            raise DataError(f"{shown}: array {name!r}: {expected}, found {text!r} for column {position}")
+    return [text.strip() for text in texts]
+
+
+def _check_columns(shown: str, place: ArrayPlace, columns: Sequence[str]) -> None:
+    """An error if a column's name is there twice, or is that of an array which becomes a column beside it."""
+    where = f"{shown}: array {(place.columns or place.key)!r}"
+    seen: set[str] = set()
+    for column in columns:
+        if column in (place.id, *place.companions):
+            raise DataError(f"{where}: expected names of columns other than of the arrays used, found {quoted(column)}")
+        if column in seen:
+            raise DataError(f"{where}: expected each column once, found {quoted(column)} again")
+        seen.add(column)
 
 
 def _lines(
@@ -140,9 +168,6 @@ def _lines(
     frame = pd.DataFrame(values[there], columns=pd.Index(columns, dtype=object))
     for name in place.companions:
         frame[name] = _companion(table.path, name, arrays[name], there)
-    again = frame.columns[frame.columns.duplicated()]
-    if len(again):
-        raise DataError(f"{table.path}: expected each column once, found {again[0]!r} again")
     if not len(frame):
         raise DataError(f"{table.path}: expected at least one position that is there, found none")
     labels = [ids[row], *(p + 1 for p in position)]

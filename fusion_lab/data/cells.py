@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fusion_lab.contracts import DataError
-from fusion_lab.data.readers import Table, as_text, cell_text
+from fusion_lab.data.readers import Table, as_text, cell_text, clipped, quoted
 
 Scalar = str | int | float | bool
 """A value as a settings file writes it."""
@@ -18,8 +18,12 @@ Scalar = str | int | float | bool
 _TRUTH = {"true": ("true", "yes", "on"), "false": ("false", "no", "off")}
 
 
-def read_numbers(table: Table, columns: Sequence[str], missing: Sequence[Scalar]) -> tuple[np.ndarray, np.ndarray]:
+def read_numbers(
+    table: Table, columns: Sequence[str], missing: Sequence[Scalar], features: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Numeric columns as float32 ``[rows, columns]``, and bool: where a cell holds something.
+
+    ``features``: they are a modality's columns whose kinds the settings may declare, which an error then says.
 
     Raises:
         DataError: a cell is no number, or not finite as a 32-bit one.
@@ -31,19 +35,19 @@ def read_numbers(table: Table, columns: Sequence[str], missing: Sequence[Scalar]
     ]
     values[:, numeric] = frame.iloc[:, numeric].to_numpy(dtype=np.float64, na_value=np.nan)
     for i in sorted(set(range(len(columns))) - set(numeric)):
-        values[:, i] = _parse_numbers(table, columns[i], missing)
+        values[:, i] = _parse_numbers(table, columns[i], missing, features)
     observed = ~np.isnan(values) & ~np.isin(values, _numbers_among(missing))
     with np.errstate(over="ignore"):
         values = np.where(observed, values, 0.0).astype(np.float32)
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
-        found = frame.iloc[row, column]
+        found = clipped(frame.iloc[row, column])
         raise DataError(f"{table.place(int(row), columns[column])}: expected a finite number, found {found}")
     return values, observed
 
 
-def _parse_numbers(table: Table, column: str, missing: Sequence[Scalar]) -> np.ndarray:
+def _parse_numbers(table: Table, column: str, missing: Sequence[Scalar], feature: bool) -> np.ndarray:
     empty = {cell_text(value) for value in missing}
     values = np.full(len(table.frame), np.nan)
     for row, cell in enumerate(table.frame[column].tolist()):
@@ -55,10 +59,8 @@ def _parse_numbers(table: Table, column: str, missing: Sequence[Scalar]) -> np.n
             continue
         number = as_number(word)
         if number is None:
-            raise DataError(
-                f"{table.place(row, column)}: expected a number, found {_short(word)} "
-                f"(a category is declared with kinds: {{{column}: category}})"
-            )
+            hint = f" (a category is declared with kinds: {{{column}: category}})" if feature else ""
+            raise DataError(f"{table.place(row, column)}: expected a number, found {quoted(word)}{hint}")
         values[row] = number
     return values
 
@@ -111,11 +113,7 @@ def in_order(words: np.ndarray) -> list[str]:
     return sorted({word for word in words if word is not None}, key=key)
 
 
-def _short(word: str) -> str:
-    return repr(word if len(word) <= 40 else word[:37] + "...")
-
-
 def listed(names: list[str]) -> str:
     """The first few of some names, for an error or a note."""
-    shown = ", ".join(map(repr, names[:6]))
+    shown = ", ".join(map(quoted, names[:6]))
     return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from fusion_lab.config import Config
 from fusion_lab.contracts import UNKNOWN, DataError, Feature, ModalityKind
 from fusion_lab.data.cells import Scalar, in_order, listed, read_numbers, spelled, spelling, words_of
-from fusion_lab.data.readers import Table, cell_text, file_kind
+from fusion_lab.data.long import LONGEST
+from fusion_lab.data.readers import Table, cell_text, file_kind, quoted
 
 ColumnKind = Literal["numeric", "binary", "category"]
 
@@ -36,7 +37,9 @@ class ModalityConfig(Config):
     id: str | None = None  # where this file names its ids otherwise
     time: str | None = None  # of a sequence: column of numbers or ISO dates that the lines of an id are sorted by
     instance: str | None = None  # of a bag: column that names the instances of an id; else they are in the file's order
-    length: int | None = Field(default=None, ge=1)  # positions kept, the last or a bag's first; default: all
+    length: int | None = Field(
+        default=None, ge=1
+    )  # positions kept, the last or a bag's first, 4096 at most; default: all
     step: str | None = None  # what a position is called in figures; default: the name of the column
     valid: str | None = None  # of an array [R,T,F]: name of the array, bool [R,T], that says which positions are there
     columns_from: str | None = None  # of an array: name of the array that holds the names of its columns
@@ -56,6 +59,18 @@ class ModalityConfig(Config):
         for setting, kinds in only.items():
             if getattr(self, setting) is not None and self.kind not in kinds:
                 raise ValueError(f"{setting}: expected none of a {self.kind}, found {getattr(self, setting)!r}")
+        if self.length is not None and self.length > LONGEST:
+            raise ValueError(f"length: expected at most {LONGEST} positions of an id, found {self.length}")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> ModalityConfig:
+        for role in ("id", "time", "instance", "quality"):
+            column = getattr(self, role)
+            for setting in ("columns", "kinds", "vocabulary"):
+                if column is not None and column in (getattr(self, setting) or ()):
+                    expected = "expected a column that is no feature (a second one may hold the same values)"
+                    raise ValueError(f"{role}: {expected}, found {column!r} in {setting}, too")
         return self
 
     @model_validator(mode="after")
@@ -184,7 +199,7 @@ def _columns(
     config: ModalityConfig, table: Table, kinds: Mapping[str, str], missing: tuple[str, ...]
 ) -> dict[str, _Column]:
     numeric = [c for c, kind in kinds.items() if kind == "numeric"]
-    values, observed = read_numbers(table, numeric, missing)
+    values, observed = read_numbers(table, numeric, missing, features=True)
     made = {c: _numeric(c, values[:, i], observed[:, i]) for i, c in enumerate(numeric)}
     for column, kind in kinds.items():
         if kind == "binary":
@@ -208,8 +223,8 @@ def _binary(config: ModalityConfig, table: Table, column: str, missing: tuple[st
     values = declared or (["0", "1"] if set(found) <= {"0", "1"} else found)
     for row, word in enumerate(words):
         if word is not None and word not in values[:2]:
-            expected = " or ".join(map(repr, values[:2]))
-            raise DataError(f"{table.place(row, column)}: expected {expected} in a binary column, found {word!r}")
+            expected = " or ".join(map(quoted, values[:2]))
+            raise DataError(f"{table.place(row, column)}: expected {expected} in a binary column, found {quoted(word)}")
     own = values == ["0", "1"] or len(values) < 2  # of fewer than two words the column is constant: it is not kept
     zero, one = (None, None) if own else values[:2]
     codes = np.array([float(word == values[-1]) for word in words], dtype=np.float32)
@@ -252,7 +267,7 @@ def _without_constants(
         found = "only empty cells" if column.missing.all() else "one value throughout"
         more = f" (and in {len(constant) - 1} more columns)" if len(constant) > 1 else ""
         raise DataError(
-            f"{table.path}: column {constant[0]!r}: expected values that vary, found {found}{more} "
+            f"{table.path}: column {quoted(constant[0])}: expected values that vary, found {found}{more} "
             "(leave it out with ignore, or set drop_constant: true)"
         )
     return columns, ()
@@ -269,6 +284,7 @@ def _check_names(table: Table, features: Sequence[Feature]) -> None:
     for feature in features:
         if feature.name in seen:
             raise DataError(
-                f"{table.path}: column {feature.source!r}: expected feature names once, found {feature.name!r} again"
+                f"{table.path}: column {quoted(feature.source)}: expected feature names once, "
+                f"found {quoted(feature.name)} again"
             )
         seen.add(feature.name)

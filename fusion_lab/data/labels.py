@@ -10,7 +10,7 @@ from pydantic import model_validator
 from fusion_lab.config import Config
 from fusion_lab.contracts import DataError, Task, TaskKind
 from fusion_lab.data.cells import Scalar, in_order, listed, read_numbers, spelled, spelling, words_of
-from fusion_lab.data.readers import Table
+from fusion_lab.data.readers import Table, quoted
 
 
 class TaskConfig(Config):
@@ -66,6 +66,9 @@ class TaskConfig(Config):
             raise ValueError("classes: expected none of a regression task")
         if len(set(self.classes.values())) < len(self.classes):
             raise ValueError(f"classes: expected different names, found {list(self.classes.values())}")
+        for value, name in self.classes.items():
+            if not name.strip() or len(name.splitlines()) > 1:
+                raise ValueError(f"classes.{value}: expected a name in one line, found {name!r}")
         return self
 
 
@@ -113,19 +116,37 @@ def _classes(
     if config.kind == "binary":
         positive = spelling(config.positive, found)
         if positive not in found:
-            raise DataError(f"{where}: expected the positive value {positive!r} to occur, found {listed(found)}")
+            raise DataError(f"{where}: expected the positive value {quoted(positive)} to occur, found {listed(found)}")
         if declared and positive not in declared:
             raise DataError(
-                f"{where}: expected the positive value {positive!r} among the classes {listed(list(declared))}"
+                f"{where}: expected the positive value {quoted(positive)} among the classes {listed(list(declared))}"
             )
         others = [value for value in values if value != positive]
         if not others:
-            raise DataError(f"{where}: expected two classes among the known labels, found only {positive!r}")
+            raise DataError(f"{where}: expected two classes among the known labels, found only {quoted(positive)}")
+        if not declared and len(others) > 1:
+            _refuse_third(name, config, table, words, found)
         values = [others[0], positive]
     for row, word in enumerate(words):
         if word is not None and word not in values:
-            expected = " or ".join(map(repr, values))
+            expected = " or ".join(map(quoted, values[:6])) + (" or another class" if len(values) > 6 else "")
             raise DataError(
-                f"{table.place(row, config.label)}: expected {expected} of {config.kind} task {name!r}, found {word!r}"
+                f"{table.place(row, config.label)}: expected {expected} of {config.kind} task {name!r}, "
+                f"found {quoted(word)}"
             )
     return values, [declared.get(value, value) for value in values]
+
+
+def _refuse_third(name: str, config: TaskConfig, table: Table, words: np.ndarray, found: list[str]) -> None:
+    """Names the first line with another value than the positive one and its first companion, and all values: which of
+    them is odd, nobody has said.
+    """
+    positive = spelling(config.positive, found)
+    first = next(word for word in words if word not in (None, positive))
+    row = next(row for row, word in enumerate(words) if word not in (None, positive, first))
+    expected = " or ".join(quoted(word) for word in found if word in (positive, first))
+    raise DataError(
+        f"{table.place(row, config.label)}: expected {expected} of {config.kind} task {name!r}, "
+        f"found {quoted(words[row])} as one of {len(found)} values: {listed(found)} "
+        "(name those that mean not known with unknown)"
+    )

@@ -5,19 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fusion_lab.contracts import DataError
 from fusion_lab.data.cells import as_number, in_order
-from fusion_lab.data.readers import Table, as_text, cell_text
+from fusion_lab.data.readers import Table, as_text, cell_text, quoted
 
 LONGEST = 4096
-"""More positions than this in a row take a ``length`` in the settings: memory goes with the longest row."""
+"""More positions than this no modality has: memory goes with the longest row, whose last or first may be kept."""
 
-_ZONE = re.compile(r":\d\d(\.\d+)?\s*(Z|[+-]\d\d:?\d\d)$")
+Form = Literal["numbers", "dates without a time zone", "dates with a time zone"]
+"""What times are written as: within a file, and among the files of one clock, all the same."""
+
+_ZONE = re.compile(r"[T ]\d\d?[\d:.]*\s*(Z|[+-]\d\d?(:?\d\d)?)$")
+_FINER = re.compile(r"\.\d{9}\d*[1-9]")  # fractions of a second that nanoseconds do not hold
 _DATE = re.compile(r"\d{4}-\d\d")
+
+
+class Times(NamedTuple):
+    """Times of a table's lines, [lines]: int64 or float64, or datetime64 in UTC."""
+
+    values: np.ndarray
+    form: Form
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Lines:
     ids     str [lines]
     order   [lines]: times of a sequence, numbers or datetime64; ranks of a bag; None of a vector
     named   columns that are no features: ids, times, groups
+    form    what the times of a sequence are written as
     ======= ======================================================================================
     """
 
@@ -36,6 +50,7 @@ class Lines:
     ids: np.ndarray
     order: np.ndarray | None
     named: tuple[str, ...] = ()
+    form: Form = "numbers"
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The place of each line's id among ``ids``, int [lines], -1 for none."""
@@ -43,26 +58,27 @@ class Lines:
         return np.fromiter((row_of.get(name, -1) for name in self.ids.tolist()), int, len(self.ids))
 
 
-def read_times(table: Table, column: str) -> np.ndarray:
-    """Times of a table's lines: int64 or float64 where they are numbers, datetime64 in UTC where they are ISO dates.
+def read_times(table: Table, column: str) -> Times:
+    """Times of a table's lines, numbers or ISO dates; times that differ stay different.
 
     Raises:
-        DataError: the column is missing, a cell is empty, no finite number and no date, or some dates lack the time
-            zone that others have.
+        DataError: the column is missing, a cell is empty, no finite number and no date, some dates lack the time
+            zone that others have, or two times differ by less than 64 bits tell.
     """
     cells = table.column(column, "the times")
     if cells.dtype.kind == "M":
         _refuse_first(table, column, cells.isna().to_numpy(), "expected a time, found an empty cell")
         zoned = getattr(cells.dt, "tz", None) is not None
-        return (cells.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else cells).to_numpy("datetime64[us]")
+        naive = cells.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else cells
+        return _dated(naive.to_numpy(), bool(zoned))
     if isinstance(cells.dtype, np.dtype) and cells.dtype.kind == "i":
-        return cells.to_numpy(np.int64)
+        return Times(cells.to_numpy(np.int64), "numbers")
     words = as_text(cells)
     empty = np.fromiter((word is None for word in words), bool, len(words))
     _refuse_first(table, column, empty, "expected a time, found an empty cell")
     if as_number(words[0]) is None and _DATE.match(words[0]):
         return _dates(table, column, words)
-    return _numbers(table, column, words)
+    return Times(_numbers(table, column, words), "numbers")
 
 
 def read_instances(table: Table, column: str) -> np.ndarray:
@@ -89,8 +105,8 @@ def refuse_repeats(lines: Lines, column: str, what: str) -> None:
         first = np.flatnonzero((owner == owner[again]) & (lines.order == lines.order[again]))[0]
         found = cell_text(lines.table.frame[column].iloc[again])
         raise DataError(
-            f"{lines.table.place(again, column)}: expected each {what} of an id once, found {found!r} of id "
-            f"{str(lines.ids[again])!r} again (first in {lines.table.line(int(first))})"
+            f"{lines.table.place(again, column)}: expected each {what} of an id once, found {quoted(found)} of id "
+            f"{quoted(lines.ids[again])} again (first in {lines.table.line(int(first))})"
         )
 
 
@@ -115,15 +131,34 @@ def positions(row: np.ndarray, orders: Sequence[np.ndarray], rows: int) -> tuple
     return position, np.bincount(row[sort][fresh & (row[sort] >= 0)], minlength=rows)
 
 
-def refuse_mixed_times(orders: Iterable[tuple[str, np.ndarray]]) -> None:
-    """An error if some of the tables, by name, give dates and others numbers."""
-    kinds = {name: "dates" if order.dtype.kind == "M" else "numbers" for name, order in orders}
-    if len(set(kinds.values())) > 1:
-        (first, kind), (other, another) = (
-            next(iter(kinds.items())),
-            next((name, k) for name, k in kinds.items() if k != next(iter(kinds.values()))),
+def refuse_mixed_times(found: Iterable[Lines]) -> None:
+    """An error if some of the tables of one clock give dates and others numbers, some a time zone and others none, or
+    if times of one cannot be compared exactly with another's.
+    """
+    first, *others = (lines for lines in found if lines.order is not None)
+    for other in others:
+        if other.form != first.form:
+            expected = f"expected {first.form} as times, as in {first.table.path} of the same clock"
+            raise DataError(f"{other.table.path}: {expected}, found {other.form}")
+    together = np.result_type(*(lines.order.dtype for lines in (first, *others) if lines.order is not None))
+    for lines in (first, *others):
+        _refuse_inexact(lines, together)
+
+
+def _refuse_inexact(lines: Lines, together: np.dtype) -> None:
+    """An error if times change as the type in which those of a clock are compared: 64 bits hold whole numbers up to
+    2^53 beside fractions, and the years 1678 to 2261 beside nanoseconds.
+    """
+    assert lines.order is not None
+    with np.errstate(invalid="ignore"):
+        changed = np.flatnonzero(lines.order.astype(together).astype(lines.order.dtype) != lines.order)
+    if len(changed):
+        line = int(changed[0])
+        finer = "nanoseconds" if together.kind == "M" else "fractions"
+        raise DataError(
+            f"{lines.table.path}: {lines.table.line(line)}: expected times that 64 bits hold exactly beside {finer} in "
+            f"another file of the same clock, found {lines.order[line]}"
         )
-        raise DataError(f"{other}: expected {kind} as times, as in {first} of the same clock, found {another}")
 
 
 def _refuse_first(table: Table, column: str, bad: np.ndarray, told: str) -> None:
@@ -132,26 +167,58 @@ def _refuse_first(table: Table, column: str, bad: np.ndarray, told: str) -> None
 
 
 def _numbers(table: Table, column: str, words: np.ndarray) -> np.ndarray:
-    numbers = [as_number(word) for word in words]
+    numbers = [None if word in ("true", "false") else as_number(word) for word in words]
     for line, number in enumerate(numbers):
         if number is None or not np.isfinite(number):
             kind = "a number or an ISO date" if line == 0 else "a number like the other times"
-            raise DataError(f"{table.place(line, column)}: expected {kind}, found {words[line]!r}")
+            raise DataError(f"{table.place(line, column)}: expected {kind}, found {quoted(words[line])}")
     try:
         return np.array([int(word) for word in words], dtype=np.int64)
     except (ValueError, OverflowError):
+        _refuse_rounded(table, column, words, numbers)
         return np.array(numbers, dtype=np.float64)
 
 
-def _dates(table: Table, column: str, words: np.ndarray) -> np.ndarray:
+def _refuse_rounded(table: Table, column: str, words: np.ndarray, numbers: Sequence[float | None]) -> None:
+    """An error if two different times are one as 64-bit numbers."""
+    first: dict[float | None, int] = {}
+    for line, number in enumerate(numbers):
+        other = first.setdefault(number, line)
+        if words[other] != words[line] and not _equal(words[other], words[line]):
+            raise DataError(
+                f"{table.place(line, column)}: expected times that differ as 64-bit numbers, "
+                f"found {quoted(words[line])} beside {quoted(words[other])} in {table.line(other)}"
+            )
+
+
+def _equal(one: str, other: str) -> bool:
+    try:
+        return Decimal(one) == Decimal(other)
+    except InvalidOperation:  # an exponent beyond all that Python holds
+        return False
+
+
+def _dates(table: Table, column: str, words: np.ndarray) -> Times:
     """ISO 8601, naive or with a time zone, which is taken into account."""
     parsed = pd.to_datetime(pd.Series(words), format="ISO8601", errors="coerce", utc=True)
     bad = parsed.isna().to_numpy() | np.fromiter((not _DATE.match(word) for word in words), bool, len(words))
     if bad.any():
-        found = words[int(np.argmax(bad))]
-        _refuse_first(table, column, bad, f"expected an ISO date like the other times, found {found!r}")
+        found = quoted(words[int(np.argmax(bad))])
+        years = " (of the years 1678 to 2261 beside nanoseconds)" if parsed.dt.unit == "ns" else ""
+        _refuse_first(table, column, bad, f"expected an ISO date like the other times{years}, found {found}")
+    finer = np.fromiter((_FINER.search(word) is not None for word in words), bool, len(words))
+    found = quoted(words[int(np.argmax(finer))])
+    _refuse_first(table, column, finer, f"expected no more than nanoseconds, found {found}")
     zoned = np.fromiter((_ZONE.search(word) is not None for word in words), bool, len(words))
     if zoned.any() and not zoned.all():
         expected = "expected a time zone in every time or in none"
-        _refuse_first(table, column, ~zoned, f"{expected}, found {words[int(np.argmin(zoned))]!r}")
-    return parsed.dt.tz_localize(None).to_numpy("datetime64[us]")
+        _refuse_first(table, column, ~zoned, f"{expected}, found {quoted(words[int(np.argmin(zoned))])}")
+    return _dated(parsed.dt.tz_localize(None).to_numpy(), bool(zoned.all()))
+
+
+def _dated(values: np.ndarray, zoned: bool) -> Times:
+    """Microseconds, which reach all years, or nanoseconds where there are any."""
+    rounded = values.astype("datetime64[us]")
+    exact = bool((rounded == values).all())
+    form: Form = "dates with a time zone" if zoned else "dates without a time zone"
+    return Times(rounded if exact else values, form)

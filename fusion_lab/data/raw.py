@@ -10,7 +10,7 @@ import numpy as np
 from fusion_lab.config import nearest
 from fusion_lab.contracts import UNKNOWN, DataError, Feature, Modality
 from fusion_lab.data.cells import listed, read_numbers, words_of
-from fusion_lab.data.readers import Table
+from fusion_lab.data.readers import Table, quoted
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _refuse_others(table: Table, column: str, words: np.ndarray, known: list[str
     for line, word in enumerate(words):
         if word is not None and word not in known:
             expected = f"one of {listed(known)}" if strict else f"{' or '.join(map(repr, known))} in a binary column"
-            raise DataError(f"{table.place(line, column)}: expected {expected}, found {word!r}")
+            raise DataError(f"{table.place(line, column)}: expected {expected}, found {quoted(word)}")
 
 
 def _refuse_gaps(modality: Modality, columns: dict[str, list[int]], table: Table, missing: np.ndarray) -> None:

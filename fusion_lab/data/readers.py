@@ -57,7 +57,7 @@ class Table:
 
     def place(self, row: int, column: str) -> str:
         """Where the cell in the ``row``-th record of a column is, for the beginning of an error."""
-        return f"{self.path}: {self.line(row)}, column {shown(column)}"
+        return f"{self.path}: {self.line(row)}, column {quoted(column)}"
 
     def line(self, row: int) -> str:
         """What the ``row``-th record is called: "line 5", "row p3, position 2"."""
@@ -114,7 +114,7 @@ def read_table(root: Path, file: str, key: str | None = None, companions: Sequen
         raise DataError(f"{path}: expected a file ending in {', '.join(_KINDS)}, found {path.suffix or 'no ending'!r}")
     if key is not None and kind != "hdf5":
         raise DataError(f"{path}: expected an HDF5 file where a key is given, found key {key!r} of a {kind} file")
-    where = f"{path}#{key}" if key else str(path)
+    shown = f"{path}#{key}" if key else str(path)
     if kind == "csv":
         frame = _read_csv(path)
     elif kind == "parquet":
@@ -126,8 +126,8 @@ def read_table(root: Path, file: str, key: str | None = None, companions: Sequen
     if kind != "csv":
         frame.index = pd.RangeIndex(1, len(frame) + 1)
     if frame.empty:
-        raise DataError(f"{where}: expected at least one row and one column, found {len(frame)} x {frame.shape[1]}")
-    return Table(f"{file}#{key}" if key else file, where, path, frame, "line" if kind == "csv" else "row", unfit)
+        raise DataError(f"{shown}: expected at least one row and one column, found {len(frame)} x {frame.shape[1]}")
+    return Table(f"{file}#{key}" if key else file, shown, path, frame, "line" if kind == "csv" else "row", unfit)
 
 
 def file_kind(file: str) -> str | None:
@@ -153,7 +153,7 @@ def read_ids(table: Table, column: str, once: bool = True) -> np.ndarray:
         if once and identifier in seen:
             raise DataError(
                 f"{table.place(row, column)}: expected each id once, "
-                f"found {shown(identifier)} again (first in {table.line(seen[identifier])})"
+                f"found {quoted(identifier)} again (first in {table.line(seen[identifier])})"
             )
         seen[identifier] = row
     return ids.astype(str)
@@ -201,7 +201,7 @@ def clipped(cell: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
-def shown(word: object) -> str:
+def quoted(word: object) -> str:
     """A text cell, or a name, in an error: quoted, and clipped."""
     return repr(clipped(word))
 
@@ -275,7 +275,7 @@ def _check_header(path: Path, header: list[str], line: int) -> None:
         if not name:
             raise DataError(f"{path}: line {line}: expected a name for each column, found none for column {position}")
         if header.index(name) < position - 1:
-            raise DataError(f"{path}: line {line}: expected each column once, found {shown(name)} again")
+            raise DataError(f"{path}: line {line}: expected each column once, found {quoted(name)} again")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from fusion_lab.contracts import ConfigError
 from fusion_lab.data.array_files import ArrayPlace, holds_array, read_features, read_labels
 from fusion_lab.data.encoding import ModalityConfig
 from fusion_lab.data.labels import TaskConfig
-from fusion_lab.data.long import Lines, read_instances, read_times, refuse_repeats
+from fusion_lab.data.long import Form, Lines, read_instances, read_times, refuse_repeats
 from fusion_lab.data.readers import Table, data_folder, file_kind, read_ids, read_table
 from fusion_lab.data.table_settings import TableConfig
 
@@ -46,7 +46,8 @@ class Files:
             return self._array(name, settings, tuple(filter(None, named)))
         table = self._table(settings.file, settings.key, (*named, settings.quality))
         ids = read_ids(table, settings.id or self.config.id, once=settings.kind == "vector")
-        lines = Lines(table, ids, _order(name, settings, table), tuple(filter(None, named)))
+        order, form = _order(name, settings, table)
+        lines = Lines(table, ids, order, tuple(filter(None, named)), form)
         if settings.time or settings.instance:
             refuse_repeats(lines, settings.time or settings.instance or "", "time" if settings.time else "instance")
         return lines
@@ -66,7 +67,8 @@ class Files:
         table.require([task.label], f"task {name!r}")
         if place.time is None:
             raise ConfigError(f"{where}.time: expected the column of the labels' times, found none")
-        lines = Lines(table, read_ids(table, place.id, once=False), read_times(table, place.time), (place.id,))
+        times = read_times(table, place.time)
+        lines = Lines(table, read_ids(table, place.id, once=False), times.values, (place.id,), times.form)
         refuse_repeats(lines, place.time, "time")
         return lines
 
@@ -114,12 +116,13 @@ def _refuse(where: str, settings: dict[str, str | None], array: bool) -> None:
             raise ConfigError(f"{where}.{name}: expected none of {form}, found {value!r}")
 
 
-def _order(name: str, settings: ModalityConfig, table: Table) -> np.ndarray | None:
-    """What sorts the lines of an id."""
+def _order(name: str, settings: ModalityConfig, table: Table) -> tuple[np.ndarray | None, Form]:
+    """What sorts the lines of an id, and what it is written as."""
     if settings.kind == "vector":
-        return None
+        return None, "numbers"
     if settings.kind == "bag":
-        return np.arange(len(table.frame)) if settings.instance is None else read_instances(table, settings.instance)
+        lines = np.arange(len(table.frame))
+        return lines if settings.instance is None else read_instances(table, settings.instance), "numbers"
     if settings.time is None:
         raise ConfigError(f"modalities.{name}.time: expected the column of a sequence's times, found none")
     return read_times(table, settings.time)

@@ -13,9 +13,9 @@ from fusion_lab.data.encoding import ModalityConfig, derive, feature_columns, re
 from fusion_lab.data.labels import EncodedTask, encode_task
 from fusion_lab.data.long import LONGEST, Lines, positions, refuse_mixed_times
 from fusion_lab.data.raw import RawModality, Records, placed
-from fusion_lab.data.readers import Table, as_text, existing_file, read_ids
+from fusion_lab.data.readers import Table, as_text, existing_file, quoted, read_ids
 from fusion_lab.data.table_files import Files
-from fusion_lab.data.table_settings import TableConfig
+from fusion_lab.data.table_settings import Clock, TableConfig
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def read_contents(config: TableConfig) -> Contents:
     ticks = _ticks(config, features, labels, len(ids))
     lengths = _lengths(config, features, ticks, ids)
     modalities, raws, notes = {}, {}, []
+    for clock in config.clocks():
+        notes += _lonely_steps(config, clock, features, labels, ticks)
     for name, found in features.items():
         modalities[name], raws[name], noticed = _modality(
             name, config.modalities[name], found, ticks[name], lengths[name], len(ids)
@@ -149,8 +151,8 @@ def _group(config: TableConfig, targets: Table, lines: Mapping[str, Lines], ids:
     if len(odd):
         line = int(odd[0])
         raise DataError(
-            f"{targets.place(line, config.group)}: expected one group of id {str(ids[row[line]])!r}, "
-            f"found {groups[line]!r} after {own[row[line]]!r}"
+            f"{targets.place(line, config.group)}: expected one group of id {quoted(ids[row[line]])}, "
+            f"found {quoted(groups[line])} after {quoted(own[row[line]])}"
         )
     return own.astype(str)
 
@@ -221,12 +223,53 @@ def _shared_ticks(parts: Mapping[str, tuple[Lines, np.ndarray]], rows: int) -> d
     """Positions of lines that share a clock; ``parts`` gives each table's lines and their rows."""
     if not parts:
         return {}
-    orders = [(lines.table.path, lines.order) for lines, _ in parts.values() if lines.order is not None]
-    refuse_mixed_times(orders)
+    refuse_mixed_times(lines for lines, _ in parts.values())
     row = np.concatenate([row for _, row in parts.values()])
-    position, span = positions(row, [order for _, order in orders], rows)
+    position, span = positions(row, [lines.order for lines, _ in parts.values() if lines.order is not None], rows)
     ends = np.cumsum([len(row) for _, row in parts.values()])[:-1]
     return {name: (own, span) for name, own in zip(parts, np.split(position, ends), strict=True)}
+
+
+def _lonely_steps(
+    config: TableConfig,
+    clock: Clock,
+    features: Mapping[str, _Placed],
+    labels: Mapping[str, _Labels],
+    ticks: Mapping[str, Ticks | None],
+) -> list[str]:
+    """What to say of time steps that hold a label and no line of the task's sequences, or a line of one sequence only.
+
+    Raises:
+        DataError: no label of a task is at a time at which one of its sequences has a line.
+    """
+    steps = {name: _steps(features[name], ticks[name], features[name].used) for name in clock.sequences}
+    notes = []
+    for task in clock.tasks:
+        found = labels[task].found
+        labelled = _steps(found, ticks[task], labels[task].known())
+        sequences = config.targets.tasks[task].steps or []
+        apart = int((~np.isin(labelled, np.concatenate([steps[name] for name in sequences]))).sum())
+        if apart and apart == len(labelled):
+            raise DataError(
+                f"{found.lines.table.path}: task {task!r}: expected labels at times at which {' or '.join(sequences)} "
+                f"has a line, found none among {len(labelled)} labelled steps"
+            )
+        if apart:
+            many = f"{apart} of {len(labelled)} labelled steps"
+            notes.append(f"task {task!r}: {many} lie at times at which no sequence has a line")
+    step, lines = np.unique(np.concatenate(list(steps.values())), return_counts=True)
+    alone = step[lines == 1]
+    if len(steps) > 1 and any(np.isin(own, alone).all() for own in steps.values()):
+        names = ", ".join(steps)
+        notes.append(f"{names}: {len(alone)} of {len(step)} time steps of their clock hold a line of only one of them")
+    return notes
+
+
+def _steps(found: _Placed, ticks: Ticks | None, lines: np.ndarray) -> np.ndarray:
+    """The time steps of some lines, counted through all rows."""
+    assert ticks is not None
+    position, span = ticks
+    return (np.cumsum(span) - span)[found.row[lines]] + position[lines]
 
 
 def _lengths(
@@ -247,7 +290,7 @@ def _lengths(
                 which = "last" if config.modalities[name].kind == "sequence" else "first"
                 raise DataError(
                     f"{found.lines.table.path}: expected at most {LONGEST} positions of an id, found "
-                    f"{tick[1][longest]} of id {str(ids[longest])!r} (say how many of the {which} to keep: "
+                    f"{tick[1][longest]} of id {quoted(ids[longest])} (say how many of the {which} to keep: "
                     f"modalities.{name}.length)"
                 )
     return lengths
@@ -273,6 +316,8 @@ def _modality(
         which = "last" if settings.kind == "sequence" else "first"
         count = int((raw.span > length).sum())
         notes.append(f"{name}: {count} of {len(raw.span)} rows cut to their {which} {length} positions")
+    if length is not None and raw.span is not None and length > 2 * raw.span.max():
+        notes.append(f"{name}: length {length} is more than twice what the longest row has: {raw.span.max()} positions")
     return modality, raw, notes
 
 
@@ -312,4 +357,4 @@ def _per_step(labels: _Labels, ticks: Ticks | None, length: int | None) -> Encod
 
 
 def _some(ids: np.ndarray) -> str:
-    return ", ".join(map(repr, ids[:3].tolist()))
+    return ", ".join(map(quoted, ids[:3].tolist()))

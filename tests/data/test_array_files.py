@@ -66,6 +66,13 @@ def test_without_valid_a_position_of_empty_cells_is_not_there(tmp_path):
     assert table.frame["x_1"].isna().tolist() == [True, *[False] * (VALID.sum() - 1)]
 
 
+def test_an_array_beside_it_may_not_be_named_as_a_column_is(tmp_path):
+    file = write(tmp_path / "a.npz", x_1=np.linspace(0, 1, R))
+    told = "array 'x': expected names of columns other than of the arrays used, found 'x_1'"
+    with pytest.raises(DataError, match=told):
+        read(file, companions=("x_1",))
+
+
 def test_whole_numbers_are_all_there(tmp_path):
     assert len(read(write(tmp_path / "a.npz", x=VALUES.astype(int))).ids) == R * T
 
@@ -111,7 +118,23 @@ def test_what_is_read_as_arrays(tmp_path):
         ({"real": VALUES[..., 0]}, {"valid": "real"}, "expected bool of shape (4, 3), found float32 of shape (4, 3)"),
         ({"real": VALID & False}, {"valid": "real"}, "expected at least one position that is there, found none"),
         ({"names": np.array(["hr"])}, {"columns": "names"}, "expected 2 names of columns, found "),
-        ({"names": np.array(["hr", "hr"])}, {"columns": "names"}, "expected each column once, found 'hr' again"),
+        (
+            {"names": np.array(["hr", "hr"])},
+            {"columns": "names"},
+            "array 'names': expected each column once, found 'hr' again",
+        ),
+        ({"names": np.array(["hr", " "])}, {"columns": "names"}, "array 'names': expected a name in one line for each"),
+        ({"names": np.array(["b\nc", "hr"])}, {"columns": "names"}, "found 'b\\nc' for column 1"),
+        (
+            {"names": np.array(["hr", "ids"])},
+            {"columns": "names"},
+            "array 'names': expected names of columns other than of the arrays used, found 'ids'",
+        ),
+        (
+            {"names": np.array(["good", "hr"])},
+            {"columns": "names", "companions": ("good",)},
+            "array 'names': expected names of columns other than of the arrays used, found 'good'",
+        ),
         ({"good": VALID[0]}, {"companions": ("good",)}, "array 'good': expected shape (4,), found (3,)"),
         ({}, {"valid": "reel"}, "'reel'"),
     ],

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from fusion_lab.contracts import DataError
 from fusion_lab.data.npz import npz_arrays, npz_names, npz_shapes
-from fusion_lab.data.readers import read_table
+from fusion_lab.data.readers import read_ids, read_table
 
 
 class Bomb:
@@ -102,6 +102,16 @@ def test_as_a_table_it_has_the_columns_as_long_as_the_ids(tmp_path):
     pd.testing.assert_frame_equal(
         frame, pd.DataFrame({"id": [4, 5], "age": [1.5, 2.5]}, index=pd.RangeIndex(1, 3)), check_column_type=False
     )
+    for name, shape in (("x", "(2, 3)"), ("names", "(3,)")):
+        with pytest.raises(DataError) as refused:
+            read_table(tmp_path, "a.npz", companions=["id"]).require([name], "task 'y'")
+        expected = f"array {name!r} (task 'y'): expected one value per row, 2 in all, found shape {shape}"
+        assert str(refused.value).endswith(f"a.npz: {expected}")
+    np.savez(tmp_path / "c.npz", id=np.array("a"), age=[1.5, 2.5])
+    with pytest.raises(
+        DataError, match=r"array 'id' \(the ids\): expected one value per row, 2 in all, found shape \(\)"
+    ):
+        read_ids(read_table(tmp_path, "c.npz", companions=["id"]), "id")
     np.savez(tmp_path / "b.npz", x=np.zeros((2, 3)))
     with pytest.raises(DataError, match="b.npz: expected one-dimensional arrays, one per column, found none"):
         read_table(tmp_path, "b.npz")

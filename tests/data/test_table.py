@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fusion_lab.config import load_yaml, validate
 from fusion_lab.contracts import ConfigError, DataError
+from fusion_lab.data.readers import LONGEST_SHOWN
 from fusion_lab.data.table import TableConfig, load, spec
 
 CHECKOUT = Path(__file__).parents[2]
@@ -387,7 +388,23 @@ BAD = {
     "third value of a binary task": (
         {"targets.csv": lambda f: f.__setitem__("dead", ["yes", "no", "perhaps", *f["dead"][3:]])},
         {},
+        [
+            "targets.csv: line 4, column 'dead': expected 'no' or 'yes' of binary task 'died', found 'perhaps' as one "
+            "of 3 values: 'no', 'perhaps', 'yes'"
+        ],
+    ),
+    "value of no declared class": (
+        {"targets.csv": lambda f: f.__setitem__("dead", ["yes", "no", "perhaps", *f["dead"][3:]])},
+        {"targets__tasks__died__classes": {"no": "alive", "yes": "dead"}},
         ["targets.csv: line 4, column 'dead'", "expected 'no' or 'yes' of binary task 'died'", "found 'perhaps'"],
+    ),
+    "three numbers of a binary task": (
+        {"targets.csv": lambda f: f.__setitem__("dead", ["-1", "0", "1"] * 10)},
+        {"targets__tasks__died__positive": 1},
+        [
+            "targets.csv: line 3, column 'dead': expected '-1' or '1' of binary task 'died', found '0' as one of "
+            "3 values: '-1', '0', '1' (name those that mean not known with unknown)"
+        ],
     ),
     "one class": (
         {"targets.csv": lambda f: f.__setitem__("dead", ["yes", "", ""] * 10)},
@@ -464,6 +481,49 @@ def test_bad_input_is_told_in_one_line(files, case, monkeypatch):
     assert all(part in message for part in told), message
 
 
+HINT = "(a category is declared with kinds: "
+
+
+def test_a_category_is_suggested_for_features_alone(files):
+    def refusal(name, column, **setting):
+        before = (files / name).read_text()
+        edit(files, name, lambda f: f.__setitem__(column, ["much", *["1", "0"] * (len(f) // 2), "1"][: len(f)]))
+        with pytest.raises(DataError) as refused:
+            load(settings_of(files, changed(**setting)))
+        (files / name).write_text(before)
+        assert "line 2, column " in str(refused.value)
+        assert "expected a number, found 'much'" in str(refused.value)
+        return str(refused.value)
+
+    assert HINT in refusal("clinic.csv", "age")
+    assert HINT not in refusal("clinic.csv", "good", modalities__clinic__quality="good")
+    days = {"column": "days", "kind": "regression"}
+    assert HINT not in refusal("targets.csv", "days", targets__tasks={"days": days})
+
+
+LONG = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "setting"),
+    [
+        ("clinic.csv", "age", {}),
+        ("clinic.csv", "pid", {}),
+        ("clinic.csv", "sex", {}),
+        ("targets.csv", "dead", {}),
+        ("targets.csv", "dead", {"targets__tasks__died__classes": {"no": "a", "yes": "b"}}),
+        ("targets.csv", "pid", {}),
+    ],
+)
+@pytest.mark.parametrize("cell", [LONG, "x" * 5000])
+def test_a_long_cell_is_not_repeated_whole(files, name, column, setting, cell):
+    edit(files, name, lambda f: f.__setitem__(column, [*f[column][:2], cell, cell, *f[column][4:]]))
+    with pytest.raises(DataError) as refused:
+        load(settings_of(files, changed(**setting)))
+    assert cell[: LONGEST_SHOWN - 3] in str(refused.value)
+    assert cell[:LONGEST_SHOWN] not in str(refused.value)
+
+
 def test_truncated_csv(files):
     content = (files / "clinic.csv").read_text().rstrip()
     (files / "clinic.csv").write_text(content[: content.rindex(",f,")])
@@ -493,9 +553,19 @@ def test_uneven_array(files):
             {"targets__tasks__died": {"column": "dead"}},
             "positive: expected the value of the positive class, found None",
         ),
+        (
+            {"targets__tasks__died__classes": {"no": "", "yes": "x"}},
+            "targets.tasks.died: classes.no: expected a name in one line, found ''",
+        ),
+        ({"targets__tasks__died__classes": {"no": "a", "yes": "x\ny"}}, "expected a name in one line, found 'x\\ny'"),
+        (
+            {"modalities__clinic": {"file": "c.csv", "quality": "good", "columns": ["age", "good"]}},
+            "modalities.clinic: quality: expected a column that is no feature (a second one may hold the same values), "
+            "found 'good' in columns, too",
+        ),
         ({"targets__tasks__died__classes": {"a": "x"}}, "classes: expected two classes of a binary task, found 1"),
         ({"modalities__clinic__vocabulary": {"sex": ["m"]}}, "expected two values of a binary column, found ['m']"),
-        ({"modalities": {}}, "modalities: "),
+        ({"modalities": {}}, "modalities: expected at least 1 item, found {}"),
         ({"modalities": {"a/b": {"file": "clinic.csv"}}}, "modalities: expected names of letters, digits"),
         ({"leakage_auroc": 1.5}, "leakage_auroc: expected less than or equal to 1, found 1.5"),
     ],

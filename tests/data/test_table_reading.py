@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, DataError, content_hash
+from fusion_lab.data.long import LONGEST
 from fusion_lab.data.raw import encode
 from fusion_lab.data.splits import FoldsConfig, make_folds
 from fusion_lab.data.table import TableConfig, load, records
@@ -433,6 +434,57 @@ def test_a_group_that_changes_within_an_id(files):
     assert message.endswith(f"{place}, found '{line}' after '{first}'")
 
 
+def test_labels_at_times_without_a_line_are_counted_and_refused_where_all_are(files):
+    frame = pd.read_csv(files / "vitals.csv", dtype=str)[["pid", "day", "alarm"]]
+    frame = frame[frame["pid"] != "other"]
+    tree = changed(targets={"tasks": {"alarm": {**ALARM, "file": "labels.csv"}}})
+    late = np.arange(len(frame)) % 3 > 0
+    frame["day"] = np.where(late, frame["day"].astype(int) + 100, frame["day"]).astype(str)
+    frame.to_csv(files / "labels.csv", index=False)
+    known = frame["alarm"].notna()
+    note = f"{(late & known).sum()} of {known.sum()} labelled steps lie at times at which no sequence has a line"
+    assert f"task 'alarm': {note}" in read(files, tree).provenance.notes
+    frame[late].to_csv(files / "labels.csv", index=False)
+    told = "labels.csv: task 'alarm': expected labels at times at which vitals has a line, found none among "
+    assert f"{told}{(late & known).sum()} labelled steps" in refusal(files, tree)
+    frame[~late].to_csv(files / "labels.csv", index=False)
+    assert not any("labelled steps" in note for note in read(files, tree).provenance.notes)
+
+
+@pytest.mark.parametrize("shift", [0, 100])
+def test_sequences_of_one_clock_without_a_common_time_are_noted(files, shift):
+    frame = pd.read_csv(files / "vitals.csv", dtype=str)[["pid", "day", "hr"]]
+    frame["day"] = (frame["day"].astype(int) + shift).astype(str)
+    frame.to_csv(files / "blood.csv", index=False)
+    tree = changed(modalities__blood={"kind": "sequence", "file": "blood.csv", "time": "day"})
+    tree["targets"] = {"tasks": {"alarm": {**ALARM, "steps": ["vitals", "blood"]}}}
+    steps = len(frame) * (2 if shift else 1)
+    note = f"vitals, blood: {steps} of {steps} time steps of their clock hold a line of only one of them"
+    assert (note in read(files, tree).provenance.notes) == bool(shift)
+
+
+def test_time_zones_of_one_clock_are_not_mixed(files):
+    frame = pd.read_csv(files / "vitals.csv", dtype=str)[["pid", "day", "hr", "alarm"]]
+    for name, zone in (("blood.csv", "Z"), ("gas.csv", "")):
+        days = [f"2024-01-{int(day) + 1:02d}T10:00{zone}" for day in frame["day"]]
+        frame.assign(day=days).to_csv(files / name, index=False)
+    sequence = {"kind": "sequence", "time": "day", "ignore": ["alarm"]}
+    tree = changed(modalities={name: {**sequence, "file": f"{name}.csv"} for name in ("blood", "gas")})
+    tree["targets"] = {"tasks": {"alarm": {**ALARM, "steps": ["blood", "gas"]}}}
+    message = refusal(files, tree)
+    assert "gas.csv: expected dates with a time zone as times, as in " in message
+    assert message.endswith("blood.csv of the same clock, found dates without a time zone")
+
+
+def test_a_length_far_beyond_the_longest_row_is_noted(files):
+    longest = read(files).spec.modality("vitals").length
+    for length, far in ((2 * longest, False), (2 * longest + 1, True)):
+        dataset = read(files, changed(modalities__vitals__length=length))
+        note = f"vitals: length {length} is more than twice what the longest row has: {longest} positions"
+        assert (note in dataset.provenance.notes) == far
+        assert dataset.spec.modality("vitals").length == length
+
+
 # Provenance and records
 
 
@@ -627,6 +679,23 @@ def test_settings_that_only_the_file_can_refuse(files, vitals, told):
         ({"modalities__cells__time": "x"}, "modalities.cells: time: expected none of a bag, found 'x'"),
         ({"modalities__x": {"file": "x.csv", "length": 3}}, "modalities.x: length: expected none of a vector, found 3"),
         ({"modalities__vitals__length": 0}, "modalities.vitals.length: expected greater than or equal to 1, found 0"),
+        (
+            {"modalities__cells__length": LONGEST + 1},
+            f"modalities.cells: length: expected at most {LONGEST} positions of an id, found {LONGEST + 1}",
+        ),
+        *(
+            (
+                {"modalities__vitals": {"kind": "sequence", "file": "v.csv", "time": "day", setting: value}},
+                "modalities.vitals: time: expected a column that is no feature (a second one may hold the same "
+                f"values), found 'day' in {setting}, too",
+            )
+            for setting, value in {
+                "columns": ["hr", "day"],
+                "kinds": {"day": "binary"},
+                "vocabulary": {"day": [1, 2]},
+            }.items()
+        ),
+        ({"modalities__cells__columns": ["cell", "area"]}, "modalities.cells: instance: expected a column that is no"),
         (
             {"modalities__vitals__valid": "x"},
             "modalities.vitals: valid: expected an NPZ or HDF5 file, found vitals.csv",
