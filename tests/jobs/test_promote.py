@@ -126,6 +126,7 @@ def test_a_model_worse_than_a_baseline_is_refused_and_the_baseline_can_be_promot
     assert len(lines) == 3 and lines[0].startswith("id,outcome,outcome.probability.no")
 
 
+@pytest.mark.slow
 def test_rows_locked_away_decide_where_there_are_any(registered):
     gates = [{"rule": "better_than_champion"}, *({**gate, "margin": 1.0} for gate in STRICT)]
     here = registered(folds__holdout=0.3, promotion__gates=gates)
@@ -136,6 +137,7 @@ def test_rows_locked_away_decide_where_there_are_any(registered):
     assert out.count("on 45 holdout rows") == 3 and "swaps and bootstrap of 45 rows" in out
 
 
+@pytest.mark.slow
 def test_a_champion_of_other_data_is_trained_again_or_said_to_be_incomparable(registered):
     here = registered()
     here.run("train")
@@ -160,6 +162,7 @@ def nan_weights(here):
     save_file(tensors, file)
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_no_numbers_is_no_champion(registered):
     here = registered()
     here.run("train")
@@ -169,6 +172,7 @@ def test_a_model_that_answers_no_numbers_is_no_champion(registered):
     assert here.aliases() == {"challenger": "1"}
 
 
+@pytest.mark.slow
 def test_what_changed_while_it_was_judged_is_not_decided(registered, monkeypatch):
     here = registered()
     here.run("train")
@@ -186,6 +190,7 @@ def test_what_changed_while_it_was_judged_is_not_decided(registered, monkeypatch
     assert here.aliases() == {"champion": "1", "challenger": "2"} and here.decisions("2") == []
 
 
+@pytest.mark.slow
 def test_rollbacks_come_to_an_end(registered):
     here = registered(promotion__gates=[])
     here.run("train")
@@ -203,6 +208,7 @@ def test_rollbacks_come_to_an_end(registered):
     assert "it was the first" in here.capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_baseline_is_not_worse_than_itself_on_locked_rows(registered):
     here = registered(folds__holdout=0.3, promotion__gates=STRICT)
     _, out = here.run("promote", "--baseline=prevalence")
@@ -212,6 +218,7 @@ def test_a_baseline_is_not_worse_than_itself_on_locked_rows(registered):
     assert re.search(rf"passed .* of baseline {best[1]} on 45 holdout rows, difference \+0.000", out), out
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_locked_rows_locked(registered):
     here = registered(folds__holdout=0.3, promotion__gates=[{**gate, "margin": 1.0} for gate in STRICT])
     here.run("train")
@@ -219,6 +226,7 @@ def test_a_dry_run_leaves_locked_rows_locked(registered):
     assert "holdout rows" not in out and "a dry run leaves the locked rows locked" in out
 
 
+@pytest.mark.slow
 def test_one_fold_is_compared_row_by_row(registered):
     here = registered(folds__protocol="holdout", training__epochs=1, optimiser__lr=1e-5)
     here.run("train")
@@ -238,6 +246,7 @@ def test_a_name_with_a_dot_and_a_watched_loss_are_registered_with_their_score(re
     assert here.run("promote")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_champion_whose_data_are_gone_refuses_the_gate_and_says_so(registered):
     here = registered()
     here.run("train")

@@ -41,6 +41,7 @@ def test_the_same_search_again_registers_nothing_twice(stage, capsys):
     assert models(stage.client) == ["tiny", *FOLDS]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_to_keep_more_than_it_kept_goes_on(stage):
     assert main(HPO) == 0
     stage.yaml("hpo/tiny.yaml", SPACE, keep="top-3")
@@ -48,6 +49,7 @@ def test_a_search_that_is_to_keep_more_than_it_kept_goes_on(stage):
     assert models(stage.client) == ["tiny", *FOLDS]
 
 
+@pytest.mark.slow
 def test_a_search_that_kept_no_weights_says_what_registers_them(stage, capsys):
     stage.yaml("hpo/tiny.yaml", SPACE, keep="none")
     assert main(HPO) == 0
@@ -58,6 +60,7 @@ def test_a_search_that_kept_no_weights_says_what_registers_them(stage, capsys):
     assert stage.client.get_model_version_by_alias("tiny", "challenger").tags["selected by"] == study.name
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_against_another_store_registers_there(stage, tmp_path, capsys):
     assert main(HPO) == 0
     (tmp_path / "other").mkdir()
@@ -68,6 +71,7 @@ def test_a_search_that_goes_on_against_another_store_registers_there(stage, tmp_
     assert "challenger" in MlflowClient(uri).get_registered_model("tiny").aliases
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_while_it_was_stored_is_completed(stage, monkeypatch):
     log_model, calls = Registry.log_model, []
 
