@@ -331,7 +331,7 @@ def test_the_dockerfile_has_no_fault():
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("COPY --from=build /opt/venv /opt/venv\n", "", "stages"),
+        ("COPY --from=build /venv /venv\n", "", "stages"),
         ("ARG PYTHON=3.11.14-slim-bookworm", "ARG PYTHON=latest", "tag"),
         ("ARG PYTHON=3.11.14-slim-bookworm", "ARG PYTHON=3", "tag"),
         ("USER 10001:10001\n", "", "user"),

@@ -1,4 +1,4 @@
-"""A version of a registered model, loaded the way a server loads it, and held against what it was in training."""
+"""A version of a registered model, loaded through MLflow and held against what it was in training."""
 
 from __future__ import annotations
 
