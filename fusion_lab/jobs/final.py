@@ -103,11 +103,6 @@ class Final:
     predictions: Predictions  # out of fold, validation and test rows
     as_trained: Predictions | None = None  # of a refit model: its answers to the development rows
 
-    @property
-    def reference(self) -> Predictions:
-        """What the served model is held against."""
-        return self.as_trained or self.predictions
-
 
 def final_model(trained: Trained, materials: Materials, run: str, on_epoch: OnEpoch | None = None) -> Final:
     """Builds the model that the configuration's ``final`` asks for; ``on_epoch(epoch, epochs)`` hears of a refit."""

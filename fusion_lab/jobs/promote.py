@@ -110,6 +110,7 @@ class _Promotion:
         self.root = data or chosen.resolved()["data"].get("root")
 
     def run(self) -> Outcome:
+        """Judges the challenger against the champion as both are now, and decides if they still are when it is done."""
         version = self._challenger()
         champion = self.registry.of_alias(self.name, CHAMPION)
         with tempfile.TemporaryDirectory(prefix="fusion_lab-") as scratch:
@@ -256,6 +257,8 @@ class _Promotion:
             predictions = cross_validate_baselines(own, None, self.progress.now)
             return self._baseline(package.baseline, name, predictions, own)
         trained = Trained.of(experiment, cross_validate(own.plan(experiment), self.progress.watch("champion")))
+        if self.place is None or not own.folds.holdout.any():
+            return Entrant(name, trained.predictions)
         anew = final_model(trained, own, "").package
         return Entrant(name, trained.predictions, self._locked(anew.members, anew.temperature, own))
 
