@@ -24,6 +24,7 @@ from torch import Tensor
 ModalityKind = Literal["vector", "sequence", "bag"]
 FeatureKind = Literal["numeric", "binary", "category", "indicator"]
 TaskKind = Literal["binary", "multiclass", "regression"]
+MapKind = Literal["attention", "gate", "answer"]
 
 UNKNOWN = "unknown"
 """Name of the category that stands for a missing cell and for a category that a fold's training rows do not hold."""
@@ -234,6 +235,16 @@ class Dataset(Protocol):
         ...
 
     @property
+    def recording(self) -> np.ndarray | None:
+        """str ``[R]``: rows of one name are parts of one recording, whose prediction is the mean over them."""
+        ...
+
+    @property
+    def given_split(self) -> np.ndarray | None:
+        """str ``[R]``, "train", "val" or "test": a split that the data came with."""
+        ...
+
+    @property
     def provenance(self) -> Provenance: ...
 
     def __len__(self) -> int: ...
@@ -304,11 +315,12 @@ class AttentionMap:
     ``fold[p]``.
 
     The last axis holds what is weighed. Of an attention map (``kind == "attention"``) it sums to 1 over what is valid;
-    each weight of a gate (``kind == "gate"``) lies in [0, 1] by itself.
+    each weight of a gate (``kind == "gate"``) lies in [0, 1] by itself. An answer map (``kind == "answer"``) weighs
+    nothing: it holds what each part of a model says by itself, as logits or in the unit of the head.
     """
 
     name: str
-    kind: Literal["attention", "gate"]
+    kind: MapKind
     axes: tuple[Axis, ...]
     fold: np.ndarray
     row: np.ndarray

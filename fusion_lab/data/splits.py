@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,26 +13,43 @@ from sklearn.model_selection import GroupKFold, KFold
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import ConfigError, DataError, Dataset, Folds, Task, content_hash
+from fusion_lab.data.cells import listed
+from fusion_lab.data.dealing import Items, deal, following, items_of
 
-Protocol = Literal["stratified", "kfold", "grouped", "leave_one_group_out", "holdout"]
-BINS = 5
-"""Quantile bins by which a regression target is stratified."""
+Protocol = Literal[
+    "stratified", "kfold", "grouped", "leave_one_group_out", "loso", "holdout", "shards-70-15-15", "given"
+]
+LEAVE_ONE_OUT = ("leave_one_group_out", "loso")
+SHARDS = "shards-70-15-15"
+SHARES = (0.7, 0.15, 0.15)
+"""Shares of the rows that the parts of the split by shards are to have."""
+NEED_GROUPS = ("grouped", *LEAVE_ONE_OUT, SHARDS)
+STRADDLING = (SHARDS, "given")
+"""Protocols that may have one group in several parts."""
+SPLITS = ("train", "val", "test")
+ALL_CLASSES = "all classes"
 
 
 class FoldsConfig(Config):
-    """How rows are split. Where a data set has groups, every protocol keeps them whole.
+    """How rows are split. Where a data set has groups, or else recordings, they are kept whole.
 
     ``stratified``, ``kfold`` and ``grouped`` partition the rows into ``k`` parts: part i tests fold i, part i+1
-    validates it, the rest trains. ``leave_one_group_out`` does so with one part per group and validates on the
-    ``val_groups`` groups that follow; ``holdout`` is a single split by ``val_fraction`` and ``test_fraction``.
-    ``repeats`` starts over with other seeds. ``holdout`` as a number locks that share of the rows away first.
+    validates it, the rest trains. ``leave_one_group_out``, or ``loso`` (leave one subject out), does so with one part
+    per group and validates on the ``val_groups`` groups that follow; ``all classes``: on as many of these as it takes
+    to validate each class, as long as all are trained. ``holdout`` is a single split by ``val_fraction`` and
+    ``test_fraction``. ``repeats`` starts over with other seeds. ``holdout`` as a number locks that share of the rows
+    away first.
+
+    Two single splits may have a group in several parts. ``shards-70-15-15`` deals shards, all rows of one group and one
+    class, so that of each class 70, 15 and 15 % of the rows train, validate and test, exact to one shard. ``given`` is
+    the split that comes with the data.
     """
 
     protocol: Protocol = "stratified"
     k: int = Field(default=5, ge=3)
     repeats: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
-    val_groups: int = Field(default=1, ge=1)
+    val_groups: Annotated[int, Field(ge=1)] | Literal["all classes"] = 1
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     holdout: float = Field(default=0.0, ge=0, lt=0.5)
@@ -42,33 +59,24 @@ class FoldsConfig(Config):
         if self.val_fraction + self.test_fraction >= 1:
             found = f"{self.val_fraction} + {self.test_fraction}"
             raise ValueError(f"expected val_fraction + test_fraction below 1, found {found}")
+        if self.protocol == "given" and (self.repeats > 1 or self.holdout):
+            found = f"{self.repeats} and {self.holdout}"
+            raise ValueError(f"expected repeats 1 and holdout 0 with protocol given, found {found}")
         return self
 
 
-class Items(NamedTuple):
-    """What is dealt to the parts as a whole, I in number: groups, or single rows where there are no groups.
+class Unit(NamedTuple):
+    """What stays whole: rows of one key, str [R], are dealt together."""
 
-    ``of_row`` int [R] is each row's item, ``sizes`` [I] its rows, ``labels`` float [I,L] its rows per label. Items are
-    in the order of their names, so that a split does not depend on the order of the rows.
-    """
-
-    names: np.ndarray
-    of_row: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray
-
-    def keep(self, chosen: np.ndarray) -> Items:
-        """The items at the positions ``chosen``; rows of the others get item -1."""
-        place = np.full(len(self.names) + 1, -1)
-        place[chosen] = np.arange(len(chosen))
-        return Items(self.names[chosen], place[self.of_row], self.sizes[chosen], self.labels[chosen])
+    name: Literal["row", "recording", "group", "shard"]
+    keys: np.ndarray
 
 
 def make_folds(config: FoldsConfig, dataset: Dataset) -> Folds:
     """The folds of a data set, checked: K = parts x repeats, in the order of repeats.
 
     Raises:
-        ConfigError: the protocol needs a group column and there is none.
+        ConfigError: the protocol needs groups, one class task or a given split, and there is none.
         DataError: too few groups or rows, an empty part, or training rows of one class only.
 
     >>> from fusion_lab.data import synthetic
@@ -76,16 +84,12 @@ def make_folds(config: FoldsConfig, dataset: Dataset) -> Folds:
     >>> folds.names, folds.test.sum(axis=1).tolist()
     (('fold 0', 'fold 1', 'fold 2', 'fold 3'), [10, 10, 10, 10])
     """
-    if dataset.group is None and config.protocol in ("grouped", "leave_one_group_out"):
-        raise ConfigError(f"folds.protocol: {config.protocol} expects a group column, found a data set without one")
-    items, locked = _lock_away(_items(dataset), config)
-    names, parts = zip(*_all_parts(items, dataset, config), strict=True)
+    unit = _unit(config, dataset)
+    items, locked = _lock_away(items_of(dataset, unit.keys), unit, config)
+    made = [("fold 0", _given(dataset))] if config.protocol == "given" else _all_parts(items, unit, config)
+    names, parts = zip(*made, strict=True)
     train, val, test = (np.stack([part[i] for part in parts]) for i in range(3))
-    protocol, notes = config.protocol, ()
-    if dataset.group is not None and config.protocol not in ("grouped", "leave_one_group_out"):
-        protocol = f"{config.protocol}, grouped"
-        if config.protocol != "kfold":
-            notes = ("groups are kept whole, so the classes' shares are as even as whole groups allow",)
+    protocol, notes = _remarks(config, dataset, unit, (train, val, test))
     folds = Folds(protocol, train, val, test, train, locked, names, notes)
     return check_folds(replace(folds, digest=_digest(folds, dataset)), dataset)
 
@@ -99,8 +103,10 @@ def check_folds(folds: Folds, dataset: Dataset) -> Folds:
     """
     parts = {"train": folds.train, "val": folds.val, "test": folds.test}
     assert not (sum(part.astype(int) for part in parts.values()) + folds.holdout > 1).any(), "parts overlap"
-    if dataset.group is not None:
-        _assert_groups_whole(folds, dataset.group)
+    if dataset.group is not None and folds.protocol not in STRADDLING:
+        _assert_whole(folds, dataset.group, "groups")
+    if dataset.recording is not None and folds.protocol != "given":
+        _assert_whole(folds, dataset.recording, "recordings")
     for split, part in parts.items():
         for name, rows in zip(folds.names, part, strict=True):
             if not rows.any():
@@ -111,77 +117,66 @@ def check_folds(folds: Folds, dataset: Dataset) -> Folds:
         codes = np.where(batch.known[task.name].numpy(), batch.targets[task.name].numpy(), np.nan)
         _refuse_one_class(task, codes, folds)
         notes += [_undefined(task, codes, folds.names, split, parts[split]) for split in ("val", "test")]
+        notes += _lacking(task, codes, folds)
     return replace(folds, notes=(*folds.notes, *filter(None, notes)))
 
 
-def deal(labels: np.ndarray, sizes: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Iterative stratification: the part, int [I], of each item, so that every part gets its share of every label.
+def _unit(config: FoldsConfig, dataset: Dataset) -> Unit:
+    """Groups where there are any, else recordings, else single rows; shards where the protocol deals those.
 
-    ``labels`` is [I,L], how many of its ``sizes`` [I] rows item i has with label l; ``shares`` sum to 1. The rarest
-    label is dealt first, its heaviest items first, each to the part that lacks most of that label, then most rows.
-    Source: Sechidis, Tsoumakas & Vlahavas (2011), "On the stratification of multi-label data", ECML PKDD.
-
-    >>> part = deal(np.eye(2)[[0, 0, 0, 0, 1, 1]], np.ones(6), [0.5, 0.5], np.random.default_rng(0))
-    >>> int(part[:4].sum()), int(part[4:].sum())
-    (2, 1)
+    Raises:
+        ConfigError: the protocol needs something that the data set does not have.
     """
-    counts = np.column_stack([labels, sizes])  # the last label is being a row at all: it deals what has no other
-    lacks = np.outer(shares, counts.sum(axis=0))
-    tie = rng.permutation(len(counts))
-    part = np.full(len(counts), -1)
-    left = np.ones(len(counts), dtype=bool)
-    while left.any():
-        holders = (counts[left] > 0).sum(axis=0)
-        label = np.where(holders > 0, holders, len(counts) + 1).argmin()
-        chosen = np.flatnonzero(left & (counts[:, label] > 0))
-        for item in chosen[np.lexsort((tie[chosen], -counts[chosen, label]))]:
-            part[item] = _neediest(lacks[:, label], lacks[:, -1], rng)
-            lacks[part[item]] -= counts[item]
-        left[chosen] = False
-    return part
+    if dataset.group is None and config.protocol in NEED_GROUPS:
+        raise ConfigError(f"folds.protocol: {config.protocol} expects a group column, found a data set without one")
+    if config.protocol == SHARDS:
+        assert dataset.group is not None
+        return Unit("shard", _shards(dataset, dataset.group))
+    if dataset.group is not None:
+        return Unit("group", dataset.group)
+    return Unit("row", dataset.ids) if dataset.recording is None else Unit("recording", dataset.recording)
 
 
-def _neediest(lack: np.ndarray, lack_rows: np.ndarray, rng: np.random.Generator) -> int:
-    """The part with the largest ``lack``; ties go to the one short of most rows, then to chance."""
-    best = np.flatnonzero(lack >= lack.max() - 1e-9)
-    best = best[lack_rows[best] >= lack_rows[best].max() - 1e-9]
-    return int(best[0] if len(best) == 1 else rng.choice(best))
-
-
-def _items(dataset: Dataset) -> Items:
-    keys = dataset.ids if dataset.group is None else dataset.group
-    names, of_row = np.unique(keys, return_inverse=True)
-    row_labels = _row_labels(dataset)
-    labels = np.zeros((len(names), row_labels.shape[1]))
-    np.add.at(labels, of_row, row_labels)
-    return Items(names, of_row, np.bincount(of_row).astype(float), labels)
-
-
-def _row_labels(dataset: Dataset) -> np.ndarray:
-    """What is stratified, float [R,L]: one column per class of each task and one for its unknown labels.
-
-    A task per step counts the share of each row's steps. Without classes to go by, quantile bins of the regression
-    targets take their place.
-    """
+def _shards(dataset: Dataset, group: np.ndarray) -> np.ndarray:
+    """A name for each pair of a group and a class, str [R]; unknown labels are a class here."""
+    tasks = dataset.spec.tasks
+    if len(tasks) != 1 or tasks[0].kind == "regression" or tasks[0].per_step:
+        found = listed([task.name for task in tasks])
+        raise ConfigError(f"folds.protocol: {SHARDS} expects one task, with a class per row, found {found}")
     batch = dataset.gather(torch.arange(len(dataset)))
-    tasks = [t for t in dataset.spec.tasks if t.kind != "regression"] or dataset.spec.tasks
-    columns = [np.zeros((len(dataset), 0))]
-    for task in tasks:
-        target, known = batch.targets[task.name].numpy(), batch.known[task.name].numpy()
-        codes, levels = _codes(task, target, known)
-        indicators = np.eye(levels + 1)[np.where(known, codes, levels)]
-        columns.append(indicators.reshape(len(target), -1, levels + 1).mean(axis=1))
-    return np.concatenate(columns, axis=1)
+    codes = np.where(batch.known[tasks[0].name], batch.targets[tasks[0].name], -1).astype(int)
+    return np.array([f"{name}\n{code}" for name, code in zip(group, codes, strict=True)])
 
 
-def _codes(task: Task, target: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
-    if task.kind != "regression":
-        return target.astype(int), len(task.classes)
-    edges = np.quantile(target[known], np.linspace(0, 1, BINS + 1)[1:-1]) if known.any() else np.zeros(0)
-    return np.searchsorted(edges, target, side="right"), BINS
+def _remarks(
+    config: FoldsConfig, dataset: Dataset, unit: Unit, parts: Sequence[np.ndarray]
+) -> tuple[str, tuple[str, ...]]:
+    """The name of the protocol as it was carried out, and what a reader of the scores should know of it."""
+    if config.protocol in STRADDLING:
+        return config.protocol, _straddling(dataset, parts)
+    if unit.name == "recording":
+        return f"{config.protocol}, whole recordings", (
+            "no groups are known: recordings are kept whole, but one person or site may be in several parts",
+        )
+    if unit.name == "row" or config.protocol in NEED_GROUPS:
+        return config.protocol, ()
+    uneven = "groups are kept whole, so the classes' shares are as even as whole groups allow"
+    return f"{config.protocol}, grouped", () if config.protocol == "kfold" else (uneven,)
 
 
-def _lock_away(items: Items, config: FoldsConfig) -> tuple[Items, np.ndarray]:
+def _straddling(dataset: Dataset, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
+    """Of a single split whose parts, bool [1,R], need not keep groups whole."""
+    if dataset.group is None:
+        return ("no groups are known: whether one person or site is in several parts cannot be told",)
+    inside = [set(dataset.group[part[0]].tolist()) for part in parts]
+    shared = len((inside[0] | inside[1]) & inside[2])
+    if not shared:
+        return ()
+    told = "scores are optimistic for people or sites that a model has not seen"
+    return (f"{shared} of {len(inside[2])} groups that are tested have rows in train or val too: {told}",)
+
+
+def _lock_away(items: Items, unit: Unit, config: FoldsConfig) -> tuple[Items, np.ndarray]:
     """Items left for the folds, and the locked rows, bool [R]."""
     if config.holdout == 0:
         return items, np.zeros(len(items.of_row), dtype=bool)
@@ -192,7 +187,7 @@ def _lock_away(items: Items, config: FoldsConfig) -> tuple[Items, np.ndarray]:
     if not locked.any() or locked.all():
         raise DataError(
             f"folds.holdout: expected a share that leaves rows on both sides, found {config.holdout} of "
-            f"{len(items.names)} groups or rows"
+            f"{len(items.names)} {unit.name}s"
         )
     return items.keep(np.flatnonzero(part == 0)), locked
 
@@ -200,34 +195,59 @@ def _lock_away(items: Items, config: FoldsConfig) -> tuple[Items, np.ndarray]:
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]  # train, val, test: bool [R] each
 
 
-def _all_parts(items: Items, dataset: Dataset, config: FoldsConfig) -> Iterator[tuple[str, Parts]]:
+def _given(dataset: Dataset) -> Parts:
+    if dataset.given_split is None:
+        raise ConfigError("folds.protocol: given expects a split that comes with the data, found none")
+    others = ~np.isin(dataset.given_split, SPLITS)
+    if others.any():
+        row = int(np.argmax(others))
+        found = f"{str(dataset.given_split[row])!r} of row {dataset.ids[row]} ({int(others.sum())} such rows)"
+        raise DataError(f"folds.protocol: given expects {', '.join(SPLITS)} as the split of every row, found {found}")
+    train, val, test = (dataset.given_split == split for split in SPLITS)
+    return train, val, test
+
+
+def _all_parts(items: Items, unit: Unit, config: FoldsConfig) -> Iterator[tuple[str, Parts]]:
     for repeat in range(config.repeats):
         prefix = f"repeat {repeat} " if config.repeats > 1 else ""
         rng = np.random.default_rng([config.seed, 1, repeat])
-        if config.protocol == "holdout":
+        if config.protocol in ("holdout", SHARDS):
             shares = [1 - config.val_fraction - config.test_fraction, config.val_fraction, config.test_fraction]
-            part = deal(items.labels, items.sizes, shares, rng)
+            part = deal(items.labels, items.sizes, SHARES if config.protocol == SHARDS else shares, rng)
             yield f"{prefix}fold 0", _rows(items, part == 2, part == 1)
-        elif config.protocol == "leave_one_group_out":
-            _refuse_few(items, dataset, config.val_groups + 2)
+        elif config.protocol in LEAVE_ONE_OUT:
+            _refuse_few(items, unit, 4 if config.val_groups == ALL_CLASSES else config.val_groups + 2)
             ring = np.arange(len(items.names)) if repeat == 0 else rng.permutation(len(items.names))
+            every = np.arange(len(ring))
             for place, group in enumerate(ring):
-                following = ring[(place + 1 + np.arange(config.val_groups)) % len(ring)]
-                every = np.arange(len(ring))
-                yield f"{prefix}{items.names[group]}", _rows(items, every == group, np.isin(every, following))
+                val = _validating(items, ring, place, config)
+                yield f"{prefix}{items.names[group]}", _rows(items, every == group, np.isin(every, val))
         else:
-            _refuse_few(items, dataset, config.k)
-            part = _partition(items, dataset, config, rng)
+            _refuse_few(items, unit, config.k)
+            part = _partition(items, unit, config, rng)
             for k in range(config.k):
                 yield f"{prefix}fold {k}", _rows(items, part == k, part == (k + 1) % config.k)
 
 
-def _partition(items: Items, dataset: Dataset, config: FoldsConfig, rng: np.random.Generator) -> np.ndarray:
+def _validating(items: Items, ring: np.ndarray, place: int, config: FoldsConfig) -> np.ndarray:
+    """The groups, int, on which the fold that tests the one at a ``place`` of the ``ring`` is validated."""
+    if config.val_groups != ALL_CLASSES:
+        return ring[(place + 1 + np.arange(config.val_groups)) % len(ring)]
+    val = following(items, ring, place)
+    if not len(val):
+        raise DataError(
+            f"folds.val_groups: expected a group to validate fold {items.names[ring[place]]} without which every class "
+            "is still trained, found none (name a number of groups)"
+        )
+    return val
+
+
+def _partition(items: Items, unit: Unit, config: FoldsConfig, rng: np.random.Generator) -> np.ndarray:
     """The part, int [I], of each item, of ``k`` parts."""
     if config.protocol == "stratified":
         return deal(items.labels, items.sizes, [1 / config.k] * config.k, rng)
     seed, index = int(rng.integers(2**31)), np.arange(len(items.names))
-    if dataset.group is None:
+    if unit.name == "row":
         tests = KFold(config.k, shuffle=True, random_state=seed).split(index)
     else:
         tests = GroupKFold(config.k, shuffle=True, random_state=seed).split(index, groups=index)
@@ -244,10 +264,9 @@ def _rows(items: Items, test: np.ndarray, val: np.ndarray) -> Parts:
     return free & ~test_rows & ~val_rows, val_rows, test_rows
 
 
-def _refuse_few(items: Items, dataset: Dataset, needed: int) -> None:
+def _refuse_few(items: Items, unit: Unit, needed: int) -> None:
     if len(items.names) < needed:
-        unit = "rows" if dataset.group is None else "groups"
-        raise DataError(f"folds: expected at least {needed} {unit} for this split, found {len(items.names)}")
+        raise DataError(f"folds: expected at least {needed} {unit.name}s for this split, found {len(items.names)}")
 
 
 def _refuse_one_class(task: Task, codes: np.ndarray, folds: Folds) -> None:
@@ -275,13 +294,26 @@ def _undefined(task: Task, codes: np.ndarray, names: tuple[str, ...], split: str
     return f"task {task.name}, {split} rows of {', '.join(few)}: {reason}" if few else ""
 
 
-def _assert_groups_whole(folds: Folds, group: np.ndarray) -> None:
-    names, of_row = np.unique(group, return_inverse=True)
+def _lacking(task: Task, codes: np.ndarray, folds: Folds) -> Iterator[str]:
+    """A sentence on each class of several that some fold cannot learn, or not validate, or that is tested in none."""
+    if task.kind != "multiclass":
+        return
+    parts = {"train": folds.train, "val": folds.val, "test": folds.test.sum(axis=0, keepdims=True) > 0}
+    for split, part in parts.items():
+        for code, label in enumerate(task.classes):
+            without = [i for i, rows in enumerate(part) if not (codes[rows] == code).any()]
+            names = "any fold" if split == "test" else ", ".join(folds.names[i] for i in without)
+            if without:
+                yield f"task {task.name}, {split} rows of {names}: none of class {label!r}"
+
+
+def _assert_whole(folds: Folds, keys: np.ndarray, what: str) -> None:
+    names, of_row = np.unique(keys, return_inverse=True)
     sizes = np.bincount(of_row)
     for part in (*folds.train, *folds.val, *folds.test, folds.holdout):
         inside = np.bincount(of_row[part], minlength=len(names))
         split = names[(inside > 0) & (inside < sizes)]
-        assert len(split) == 0, f"groups in two parts: {split[:3].tolist()}"
+        assert len(split) == 0, f"{what} in two parts: {split[:3].tolist()}"
 
 
 def _digest(folds: Folds, dataset: Dataset) -> str:

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from activity_material import sessions, write_parquet
 from data_miniature import write_follow_up, write_miniature
 from torch import Tensor
 
 from fusion_lab.config import Config, load_yaml, validate
 from fusion_lab.contracts import Batch, Dataset
 from fusion_lab.data import DOMAINS, Domain
+from fusion_lab.data.activity.settings import HEART_RATE_BPM
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.planting import Planting, twin
 from fusion_lab.data.raw import Encoded, encode
@@ -28,10 +30,16 @@ GROUPS = 9
 
 
 class Example(NamedTuple):
-    """Settings of a domain, and how to change a byte of each thing its data set is made from."""
+    """Settings of a domain, and how to change a byte of each thing its data set is made from.
+
+    ``unknown_labels``: some rows have them, as they may in this domain. ``one_clock``: position t is the same moment in
+    all sequences of a row, so that one of them may lack the last.
+    """
 
     settings: dict[str, Any]
     changes: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...]
+    unknown_labels: bool = True
+    one_clock: bool = False
 
 
 def synthetic_example(folder: Path) -> Example:
@@ -90,10 +98,32 @@ def _touched(tree: dict[str, Any], file: Path) -> dict[str, Any]:
     return tree
 
 
-EXAMPLES: dict[str, Callable[[Path], Example]] = {"synthetic": synthetic_example, "table": table_example}
+def activity_example(folder: Path) -> Example:
+    frames = sessions([str(101 + i) for i in range(GROUPS)], (4, 12, 24), rows=120, missing=0.05, signal=True)
+    frames["101"][HEART_RATE_BPM] = np.nan  # who wore no belt
+    frames["102"].loc[::7, "hand_gyro_x_rads"] = np.nan
+    write_parquet(folder, frames)
+    files = sorted(folder.iterdir())
+    changes = tuple(lambda tree, f=f: _exchanged(tree, f) for f in files)
+    return Example({"root": str(folder), "chunk": 32}, changes, unknown_labels=False, one_clock=True)
+
+
+def _exchanged(tree: dict[str, Any], file: Path) -> dict[str, Any]:
+    frame = pd.read_parquet(file)
+    frame.loc[0, "hand_mag_x_ut"] += np.float32(1.0)
+    frame.to_parquet(file, index=False)
+    return tree
+
+
+EXAMPLES: dict[str, Callable[[Path], Example]] = {
+    "synthetic": synthetic_example,
+    "table": table_example,
+    "activity": activity_example,
+}
 
 
 class Loaded(NamedTuple):
+    example: Example
     domain: Domain
     config: Config
     dataset: Dataset
@@ -104,7 +134,7 @@ def loaded(request, tmp_path_factory) -> Loaded:
     domain = DOMAINS[request.param]
     example = EXAMPLES[request.param](tmp_path_factory.mktemp(request.param))
     config = validate(domain.config, {"domain": request.param, **example.settings}, "test")
-    return Loaded(domain, config, domain.load(config))
+    return Loaded(example, domain, config, domain.load(config))
 
 
 def everything(dataset: Dataset | ArrayDataset) -> Batch:
@@ -151,8 +181,8 @@ def test_everything_is_finite_and_zero_under_every_mask(loaded):
     for task, target in batch.targets.items():
         assert torch.isfinite(target).all(), task
         assert not target[~batch.known[task]].any(), task
-    assert any(not v.all() for v in batch.valid.values()), "the example misses no modality"
-    assert any(not k.all() for k in batch.known.values()), "the example knows every label"
+    assert any(not v.reshape(len(v), -1).any(1).all() for v in batch.valid.values()), "the example misses no modality"
+    assert any(not k.all() for k in batch.known.values()) == loaded.example.unknown_labels
 
 
 def test_categories_are_one_hot_where_they_are_observed(loaded):
@@ -182,8 +212,11 @@ def test_sequences_end_and_bags_begin_with_what_is_there(loaded):
         if m.length is not None:
             valid = batch.valid[m.name]
             edge = valid[:, 0 if m.kind == "bag" else -1]
-            shared = any(m.name in task.steps for task in loaded.dataset.spec.tasks)
+            shared = loaded.example.one_clock or any(m.name in task.steps for task in loaded.dataset.spec.tasks)
             assert edge.any() if shared else torch.equal(edge, valid.any(1)), m.name
+    if loaded.example.one_clock:
+        together = torch.stack(list(batch.valid.values())).any(0)
+        assert torch.equal(together[:, -1], together.any(1))
 
 
 def test_ids_are_unique_and_groups_have_a_name_each(loaded):
@@ -191,6 +224,12 @@ def test_ids_are_unique_and_groups_have_a_name_each(loaded):
     assert len(set(ids.tolist())) == len(ids) == len(loaded.dataset)
     assert loaded.dataset.group is not None
     assert len(set(loaded.dataset.group.tolist())) == GROUPS
+
+
+def test_a_recording_is_of_one_group(loaded):
+    recording, group = loaded.dataset.recording, loaded.dataset.group
+    if recording is not None:
+        assert len(set(zip(recording, group, strict=True))) == len(set(recording)) < len(recording)
 
 
 def test_rows_are_gathered_by_index_with_any_leading_shape(loaded):
@@ -213,7 +252,7 @@ def test_a_twin_has_the_spec_and_the_shapes_of_the_data(loaded):
 
 
 @pytest.mark.parametrize("holdout", [0.0, 0.2])
-@pytest.mark.parametrize("protocol", ["stratified", "kfold", "grouped", "leave_one_group_out", "holdout"])
+@pytest.mark.parametrize("protocol", ["stratified", "kfold", "grouped", "leave_one_group_out", "loso", "holdout"])
 def test_groups_never_straddle_a_split(loaded, protocol, holdout):
     dataset = loaded.dataset
     folds = make_folds(FoldsConfig(protocol=protocol, k=3, holdout=holdout), dataset)
@@ -233,6 +272,7 @@ class Tampered:
         self.dataset, self.rows = dataset, rows
         self.spec, self.ids, self.provenance = dataset.spec, dataset.ids, dataset.provenance
         self.group, self.order = dataset.group, dataset.order
+        self.recording, self.given_split = dataset.recording, dataset.given_split
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -3,19 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, DataError, Provenance, Spec, Task
 from fusion_lab.data.arrays import ArrayDataset
-from fusion_lab.data.splits import FoldsConfig, check_folds, deal, make_folds
+from fusion_lab.data.dealing import deal
+from fusion_lab.data.splits import FoldsConfig, check_folds, make_folds
 
 BINARY = Task("outcome", "binary", ("no", "yes"))
 
 
-def labelled(codes, group=None, task=BINARY, ids=None, **more) -> ArrayDataset:
+def labelled(codes, group=None, task=BINARY, ids=None, recording=None, given_split=None, **more) -> ArrayDataset:
     """A data set of targets alone; NaN is an unknown label. ``more`` are further tasks' (task, codes)."""
     pairs = [(task, codes), *more.values()]
     targets = {t.name: torch.tensor(np.asarray(c, dtype=np.float32)) for t, c in pairs}
@@ -30,6 +31,8 @@ def labelled(codes, group=None, task=BINARY, ids=None, **more) -> ArrayDataset:
         known={n: ~t.isnan() for n, t in targets.items()},
         provenance=Provenance(()),
         group=None if group is None else np.asarray(group, dtype=str),
+        recording=None if recording is None else np.asarray(recording, dtype=str),
+        given_split=None if given_split is None else np.asarray(given_split, dtype=str),
     )
 
 
@@ -42,13 +45,13 @@ def coin(seed: int, rows: int, share: float = 0.4) -> np.ndarray:
     rows=st.integers(30, 90),
     k=st.integers(3, 6),
     repeats=st.integers(1, 2),
-    protocol=st.sampled_from(["stratified", "kfold", "grouped", "leave_one_group_out", "holdout"]),
+    protocol=st.sampled_from(["stratified", "kfold", "grouped", "leave_one_group_out", "loso", "holdout"]),
     grouped=st.booleans(),
     locked=st.sampled_from([0.0, 0.2]),
 )
 @settings(max_examples=60, deadline=None)
 def test_folds_partition_the_rows_and_keep_groups_whole(seed, rows, k, repeats, protocol, grouped, locked):
-    grouped = grouped or protocol in ("grouped", "leave_one_group_out")
+    grouped = grouped or protocol in ("grouped", "leave_one_group_out", "loso")
     group = [f"g{i % 15}" for i in range(rows)] if grouped else None
     data = labelled(coin(seed, rows), group)
     config = FoldsConfig(protocol=protocol, k=k, repeats=repeats, seed=seed, holdout=locked)
@@ -184,7 +187,7 @@ def test_groups_are_named_in_the_protocol():
     assert make_folds(FoldsConfig(), labelled(coin(0, 60))).protocol == "stratified"
 
 
-@pytest.mark.parametrize("protocol", ["grouped", "leave_one_group_out"])
+@pytest.mark.parametrize("protocol", ["grouped", "leave_one_group_out", "loso", "shards-70-15-15"])
 def test_a_grouped_protocol_without_groups_is_refused(protocol):
     with pytest.raises(ConfigError, match=f"folds.protocol: {protocol} expects a group column"):
         make_folds(FoldsConfig(protocol=protocol), labelled(coin(0, 60)))
@@ -198,6 +201,7 @@ def test_a_grouped_protocol_without_groups_is_refused(protocol):
         ({"k": 70}, None, "expected at least 70 rows for this split, found 60"),
         ({"protocol": "leave_one_group_out"}, [i % 2 for i in range(60)], "expected at least 3 groups .* found 2"),
         ({"protocol": "holdout"}, [i % 2 for i in range(60)], "expected at least one .* row in fold 0, found none"),
+        ({"protocol": "loso", "val_groups": "all classes"}, [i % 3 for i in range(60)], "at least 4 groups .* found 3"),
         ({"holdout": 0.1}, [0] * 60, "folds.holdout: expected a share that leaves rows on both sides"),
     ],
 )
@@ -242,9 +246,195 @@ def test_check_folds_catches_overlap_and_straddling_groups():
         ({"k": 2}, "k: expected greater than or equal to 3, found 2"),
         ({"holdout": 0.5}, "holdout: expected less than 0.5, found 0.5"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "expected val_fraction \\+ test_fraction below 1"),
+        ({"val_groups": 0}, "val_groups: expected greater than or equal to 1 or 'all classes', found 0"),
+        (
+            {"protocol": "given", "holdout": 0.1},
+            "expected repeats 1 and holdout 0 with protocol given, found 1 and 0.1",
+        ),
         ({"protocl": "kfold"}, "protocl: unknown key \\(did you mean 'protocol'\\?\\)"),
     ],
 )
 def test_settings_out_of_range_are_refused(tree, message):
     with pytest.raises(ConfigError, match=message):
         validate(FoldsConfig, tree, "demo.yaml")
+
+
+def test_loso_is_leave_one_group_out_under_its_own_name():
+    data = labelled(coin(0, 60), [f"subject {i % 6}" for i in range(60)])
+    for more in ({}, {"val_groups": 2, "repeats": 2}, {"val_groups": "all classes"}):
+        other, ours = (make_folds(FoldsConfig(protocol=p, **more), data) for p in ("leave_one_group_out", "loso"))
+        assert (ours.digest, ours.names, ours.notes) == (other.digest, other.names, other.notes)
+        assert (ours.protocol, other.protocol) == ("loso", "leave_one_group_out")
+
+
+GRADES = Task("grade", "multiclass", tuple("abcd"))
+
+
+def uneven(seed: int, groups: int) -> ArrayDataset:
+    """Groups that each have some of four classes, in numbers of their own."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 30, (groups, 4)) * (rng.random((groups, 4)) < 0.7)
+    counts[:2] += 1
+    group = np.repeat([f"g{i:02d}" for i in range(groups)], counts.sum(axis=1))
+    codes = np.concatenate([np.repeat(np.arange(4.0), row) for row in counts])
+    order = rng.permutation(len(codes))
+    recording = np.array([f"{g} {c} {i % 3}" for i, (g, c) in enumerate(zip(group, codes, strict=True))])
+    return labelled(codes[order], group[order], GRADES, recording=recording[order])
+
+
+def shares(data: ArrayDataset, part: np.ndarray) -> np.ndarray:
+    """Rows of each class in a part."""
+    return np.bincount(data.targets["grade"].numpy().astype(int)[part], minlength=4)
+
+
+@given(seed=st.integers(0, 1000), groups=st.integers(3, 20), repeats=st.integers(1, 2))
+@settings(max_examples=40, deadline=None)
+def test_shards_give_each_class_its_quota_exact_to_one_shard_and_stay_whole(seed, groups, repeats):
+    data = uneven(seed, groups)
+    codes = data.targets["grade"].numpy().astype(int)
+    config = FoldsConfig(protocol="shards-70-15-15", seed=seed, repeats=repeats)
+    try:
+        folds = make_folds(config, data)
+    except DataError:
+        assume(False)
+    shards, of_row = np.unique([f"{g} {c}" for g, c in zip(data.group, codes, strict=True)], return_inverse=True)
+    largest = [np.bincount(of_row[codes == code], minlength=len(shards)).max() for code in range(4)]
+    for k in range(len(folds)):
+        parts = folds.train[k], folds.val[k], folds.test[k]
+        assert (sum(part.astype(int) for part in parts) == 1).all()
+        for part, share in zip(parts, (0.7, 0.15, 0.15), strict=True):
+            assert (abs(shares(data, part) - share * np.bincount(codes, minlength=4)) < np.maximum(largest, 1)).all()
+            assert not set(of_row[part]) & set(of_row[~part])
+            assert not set(data.recording[part]) & set(data.recording[~part])
+    assert folds.protocol == "shards-70-15-15"
+    assert make_folds(config, data).digest == folds.digest
+
+
+def test_shards_of_one_size_are_dealt_70_15_15():
+    data = labelled(np.arange(400) % 2, np.arange(400) // 4)  # 100 groups with two rows of each class
+    folds = make_folds(FoldsConfig(protocol="shards-70-15-15"), data)
+    assert [int(part.sum()) for part in (folds.train, folds.val, folds.test)] == [280, 60, 60]
+    assert data.targets["outcome"][torch.from_numpy(folds.val[0])].mean() == 0.5
+
+
+def test_shards_warn_of_groups_in_several_parts():
+    data = uneven(0, 12)
+    folds = make_folds(FoldsConfig(protocol="shards-70-15-15"), data)
+    tested = set(data.group[folds.test[0]])
+    shared = tested & set(data.group[~folds.test[0]])
+    assert f"{len(shared)} of {len(tested)} groups that are tested have rows in train or val too" in folds.notes[0]
+    assert shared
+
+
+def test_shards_of_one_class_per_group_straddle_nothing_and_warn_of_nothing():
+    group = [f"g{i % 20}" for i in range(200)]
+    data = labelled([(i % 20) % 4 for i in range(200)], group, GRADES)
+    assert make_folds(FoldsConfig(protocol="shards-70-15-15"), data).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "found"),
+    [(Task("dose", "regression"), {}, "'dose'"), (BINARY, {"second": (GRADES, coin(1, 60))}, "'outcome', 'grade'")],
+)
+def test_shards_need_one_task_with_a_class_per_row(task, more, found):
+    data = labelled(coin(0, 60), [i % 9 for i in range(60)], task, **more)
+    with pytest.raises(ConfigError, match=f"expects one task, with a class per row, found {found}"):
+        make_folds(FoldsConfig(protocol="shards-70-15-15"), data)
+
+
+def test_a_given_split_is_taken_as_it_is_and_straddling_groups_are_noted():
+    given_split = np.repeat(["train", "val", "test"], [30, 20, 10])
+    data = labelled(coin(0, 60), [f"g{i // 6}" for i in range(60)], given_split=given_split)
+    folds = make_folds(FoldsConfig(protocol="given"), data)
+    assert folds.protocol == "given"
+    for part, name in zip((folds.train, folds.val, folds.test), ("train", "val", "test"), strict=True):
+        assert np.array_equal(part[0], given_split == name)
+    assert "1 of 2 groups that are tested have rows in train or val too" in folds.notes[0]
+    whole = labelled(coin(0, 60), [f"g{i // 10}" for i in range(60)], given_split=given_split)
+    assert make_folds(FoldsConfig(protocol="given"), whole).notes == ()
+    unknown = labelled(coin(0, 60), given_split=given_split)
+    assert "no groups are known" in make_folds(FoldsConfig(protocol="given"), unknown).notes[0]
+
+
+def test_a_given_split_that_is_not_there_or_not_of_every_row_is_refused():
+    with pytest.raises(ConfigError, match="given expects a split that comes with the data, found none"):
+        make_folds(FoldsConfig(protocol="given"), labelled(coin(0, 60)))
+    data = labelled(coin(0, 60), given_split=["train"] * 58 + [""] * 2)
+    with pytest.raises(DataError, match=r"train, val, test as the split of every row, found '' of row r00058 \(2 such"):
+        make_folds(FoldsConfig(protocol="given"), data)
+
+
+@pytest.mark.parametrize("protocol", ["stratified", "kfold", "holdout"])
+def test_without_groups_recordings_are_kept_whole_and_that_is_noted(protocol):
+    data = labelled(coin(0, 60), recording=[f"r{i // 4}" for i in range(60)])
+    folds = make_folds(FoldsConfig(protocol=protocol, holdout=0.2), data)
+    for part in (*folds.train, *folds.val, *folds.test, folds.holdout):
+        assert not set(data.recording[part]) & set(data.recording[~part])
+    assert folds.protocol == f"{protocol}, whole recordings"
+    assert "no groups are known: recordings are kept whole" in folds.notes[0]
+    with pytest.raises(AssertionError, match="recordings in two parts"):
+        check_folds(folds, replace(data, recording=np.roll(data.recording, 1)))
+
+
+@given(seed=st.integers(0, 3000), groups=st.integers(4, 15), repeats=st.integers(1, 2))
+@settings(max_examples=60, deadline=None)
+def test_all_classes_are_validated_where_that_takes_none_from_training(seed, groups, repeats):
+    data = uneven(seed, groups)
+    config = FoldsConfig(protocol="loso", val_groups="all classes", repeats=repeats, seed=seed)
+    rows = np.array([shares(data, data.group == name) for name in np.unique(data.group)])
+    try:
+        folds = make_folds(config, data)
+    except DataError as error:
+        assert "expected a group to validate fold" in str(error) or "at least 4 groups" in str(error)
+        return
+    for k in range(len(folds)):
+        val, train, test = (set(data.group[part[k]]) for part in (folds.val, folds.train, folds.test))
+        others = np.array([name not in test for name in np.unique(data.group)])
+        assert len(test) == 1
+        assert len(train) >= 2
+        assert np.array_equal(shares(data, folds.train[k]) > 0, shares(data, ~folds.test[k]) > 0)
+        spare = np.array([name in train for name in np.unique(data.group)])
+        for code in np.flatnonzero(shares(data, folds.val[k]) == 0):  # then no group had it to spare, or two are left
+            usual = rows[others, code].sum() / max(1, (rows[others, code] > 0).sum())
+            holders = spare & (rows[:, code] > 0) & (rows[:, code] >= usual / 2)
+            ends = [_ends_a_class(rows, spare, others, group) for group in np.flatnonzero(holders)]
+            assert all(ends) or len(train) == 2
+        assert len(val) <= 4
+
+
+def _ends_a_class(rows: np.ndarray, spare: np.ndarray, others: np.ndarray, group: int) -> bool:
+    """Whether training, bool ``spare`` [groups], would lack a class's usual share without the group."""
+    usual = rows[others].sum(axis=0) / np.maximum((rows[others] > 0).sum(axis=0), 1)
+    has = (rows > 0) & (rows >= usual / 2)
+    return bool((has[group] & (has[spare].sum(axis=0) == 1)).any())
+
+
+def test_a_class_that_only_one_other_group_has_stays_in_training():
+    codes = np.array([0, 1] * 24, float)
+    group = np.repeat([f"g{i}" for i in range(6)], 8)
+    codes[group == "g2"] = [0, 1, 2, 2, 2, 2, 2, 2]
+    data = labelled(codes, group, Task("grade", "multiclass", ("a", "b", "c")))
+    folds = make_folds(FoldsConfig(protocol="loso", val_groups="all classes"), data)
+    one = make_folds(FoldsConfig(protocol="loso"), data)
+    for k, name in enumerate(folds.names):
+        assert (name == "g2") == (not (codes[folds.train[k]] == 2).any())
+    assert any(not (codes[one.train[k]] == 2).any() for k, name in enumerate(one.names) if name != "g2")
+    others = ", ".join(folds.names)
+    assert f"task grade, val rows of {others}: none of class 'c'" in folds.notes
+    assert "task grade, train rows of g2: none of class 'c'" in folds.notes
+
+
+def test_a_group_with_a_few_rows_of_a_class_does_not_validate_it():
+    rows = {"g0": (9, 9), "g1": (9, 0), "g2": (9, 1), "g3": (9, 9), "g4": (9, 9)}
+    codes = np.concatenate([np.repeat([0.0, 1.0], counts) for counts in rows.values()])
+    data = labelled(codes, np.repeat(list(rows), [sum(counts) for counts in rows.values()]))
+    folds = make_folds(FoldsConfig(protocol="loso", val_groups="all classes"), data)
+    assert set(data.group[folds.val[0]]) == {"g1", "g3"}
+    assert set(data.group[folds.val[1]]) == {"g2", "g3"}
+
+
+def test_a_fold_that_no_group_can_validate_is_refused():
+    group = np.repeat([f"g{i}" for i in range(4)], 6)
+    data = labelled(np.repeat(np.arange(4.0), 6), group, GRADES)
+    with pytest.raises(DataError, match=r"a group to validate fold g0 without .* found none \(name a number"):
+        make_folds(FoldsConfig(protocol="loso", val_groups="all classes"), data)
