@@ -1,19 +1,20 @@
-"""Attention maps and gates in numbers: what a model weighed, averaged over validation rows, for all and per group.
+"""Attention maps, gates and answers in numbers: what a model weighed, or what its parts answered alone, as means
+over validation rows, for all and per group.
 
 A row has no weight where it has no modality, time step or instance. A softmax gives exactly zero to nothing but what is
 masked, so a weight of exactly zero is *not there*: it is left out of every mean instead of pulling it down, and each
-mean carries the number of rows that it is over.
+mean carries the number of rows that it is over. An answer of exactly zero, a missing modality's, is not there either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusion_lab.contracts import AttentionMap, Axis
+from fusion_lab.contracts import AttentionMap, Axis, MapKind
 from fusion_lab.report import style
 from fusion_lab.report.rows import Groups
 
@@ -21,6 +22,8 @@ NO_PROOF = (
     "Attention and gates show what the model weighed when it answered; they are no proof of importance: "
     "a large weight need not have mattered to the answer."
 )
+DIVERGING = "RdBu_r"
+"""Colours of answers, blue below 0 and red above, which colour-blind readers tell apart; Plotly's name too."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Panel:
     """Mean weights of some rows. All arrays are ``[Q, N]``, Q = 1 where nothing asks, NaN where no row has anything.
 
     ``mean`` is over the rows that have the place, ``count`` says how many; ``std`` is the deviation over the folds'
-    means (NaN for fewer than two folds); ``uniform`` is what the mean would be if each row weighed alike all it has.
+    means (NaN for fewer than two folds); ``uniform`` is what the mean would be if each row weighed alike all it has,
+    NaN of answers.
     """
 
     name: str
@@ -55,7 +59,7 @@ class Summary:
     """
 
     name: str
-    kind: Literal["attention", "gate"]
+    kind: MapKind
     rows: int
     folds: tuple[int, ...]
     by: str
@@ -79,14 +83,16 @@ class View(NamedTuple):
 def is_places(axis: Axis) -> bool:
     """Whether an axis runs over positions in time or in a bag, which have an order, and of which a row lacks some.
 
-    >>> [is_places(Axis(name, ("1", "2"))) for name in ("day", "instance", "modality", "asking modality", "latent")]
+    >>> [is_places(Axis(name, ("1", "2"))) for name in ("day", "instance", "modality", "asking modality", "class")]
     [True, True, False, False, False]
     """
-    return axis.name.split()[-1:] != ["modality"] and axis.name not in ("latent", "head", "layer")
+    return axis.name.split()[-1:] != ["modality"] and axis.name not in ("latent", "head", "layer", "class")
 
 
 def there(weights: AttentionMap) -> np.ndarray:
     """bool ``[P, ...]``: what a row has. A modality that is not there asks for nothing either."""
+    if weights.kind == "answer":
+        return weights.values != 0
     present = weights.values > 0
     if len(weights.axes) > 1 and weights.axes[-1].labels == weights.axes[-2].labels:
         present &= np.asarray(present.any(-2))[..., None]
@@ -96,14 +102,14 @@ def there(weights: AttentionMap) -> np.ndarray:
 def views(weights: AttentionMap) -> list[View]:
     """What is weighed by each of the axes that ask, then what is weighed alone. Each row counts once."""
     present, last = there(weights), weights.values.ndim - 1
-    each = 1 / np.maximum(present.sum(-1, keepdims=True), 1)
+    each = np.nan if weights.kind == "answer" else 1 / np.maximum(present.sum(-1, keepdims=True), 1)
     made = []
     for asking in [*range(1, last), None]:
         others = tuple(a for a in range(1, last) if a != asking)
         axes = tuple(weights.axes[a - 1] for a in (asking, last) if a is not None)
         averaged = tuple(weights.axes[a - 1].name for a in others)
         shape = (len(weights.row), -1, weights.values.shape[-1])
-        values, uniform = (_mean(x, present, others).reshape(shape) for x in (weights.values, each))
+        values, uniform = (_mean(np.asarray(x), present, others).reshape(shape) for x in (weights.values, each))
         made.append(View(axes, averaged, values, uniform))
     return made
 
@@ -153,11 +159,22 @@ def order(chart: Chart) -> np.ndarray:
 
 
 def unit(summary: Summary, chart: Chart) -> str:
-    """What a weight is measured in."""
+    """What a weight or an answer is measured in."""
+    if summary.kind == "answer":
+        return "what it answers by itself, logit (of a regression: standard deviations)"
     if summary.kind == "gate":
         return "gate, 0 (shut) to 1 (open)"
     each = f"for each {chart.axes[0].name} of a row" if len(chart.axes) > 1 else "over a row"
     return f"share of attention, sums to 1 {each}"
+
+
+def limits(summary: Summary, chart: Chart) -> tuple[float, float]:
+    """Ends of the colour scale of a chart's means: a gate's own, else from nothing to the largest; answers reach as far
+    to either side of 0.
+    """
+    means = [np.abs(panel.mean[np.isfinite(panel.mean)]) for panel in chart.panels]
+    most = max((float(mean.max()) for mean in means if mean.size), default=0.0) or 1.0
+    return {"gate": (0.0, 1.0), "attention": (0.0, most), "answer": (-most, most)}[summary.kind]
 
 
 def chart_title(summary: Summary, chart: Chart) -> str:

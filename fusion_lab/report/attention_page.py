@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from fusion_lab.contracts import AttentionMap, Axis
 from fusion_lab.report import style
 from fusion_lab.report.attention import (
+    DIVERGING,
     NO_PROOF,
     Chart,
     Panel,
@@ -51,6 +52,7 @@ def attention_page(maps: Sequence[Shown], samples: Sequence[Sample]) -> str:
         "config": style.PLOTLY,
         "colours": style.OKABE_ITO,
         "scale": get_colorscale(style.MAP),
+        "diverging": get_colorscale(DIVERGING),
         "maps": [_map(shown, samples) for shown in maps],
         "samples": [_sample(sample) for sample in samples],
         "choice": _choice(maps, samples),

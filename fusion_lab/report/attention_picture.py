@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fusion_lab.report import style
-from fusion_lab.report.attention import Chart, Panel, Summary, chart_title, is_places, order, unit
+from fusion_lab.report.attention import DIVERGING, Chart, Panel, Summary, chart_title, is_places, limits, order, unit
 
 MOST_BARS, MOST_TICKS, MOST_NUMBERS, WIDEST = 40, 30, 36, 13.0
 SIGNS, MARKERS = "●■▲◆▼★✚", "os^Dv*P"
@@ -89,7 +90,10 @@ def _draw_uniform(axes: Axes, uniform: np.ndarray, upright: bool) -> None:
 
 
 def _scale(axes: Axes, summary: Summary, upright: bool) -> None:
-    """From nothing on; a gate's to its end."""
+    """From nothing on; a gate's to its end; answers lie on both sides of a line at 0."""
+    if summary.kind == "answer":
+        (axes.axhline if upright else axes.axvline)(0, color=style.GREY, linewidth=1, zorder=0)
+        return
     limit = axes.set_ylim if upright else axes.set_xlim
     limit(0, 1.02 if summary.kind == "gate" else None)
 
@@ -106,11 +110,24 @@ def _heat_figure(summary: Summary) -> Figure:
     for chart, block, head in zip(charts, blocks, heads, strict=True):
         figure.text(0.01, (over - 0.06) / tall, "\n".join(head), va="top", fontsize=style.FONT + 1)
         over -= 0.21 * len(head) + 0.3
-        top = 1.0 if summary.kind == "gate" else _top(chart)
-        block.draw(figure, over, top)
-        _colour_bar(figure, unit(summary, chart), over, top)
+        scale = _Scale(*limits(summary, chart), DIVERGING if summary.kind == "answer" else style.MAP)
+        block.draw(figure, over, scale)
+        _colour_bar(figure, unit(summary, chart), over, scale)
         over -= block.height
     return figure
+
+
+class _Scale(NamedTuple):
+    """Colours and what their ends stand for."""
+
+    low: float
+    high: float
+    colours: str
+
+    def ink(self, value: float) -> str:
+        """Of a number on its own colour: answers are lightest at 0, weights at their largest."""
+        dark = abs(value) > 0.55 * self.high if self.low < 0 else value < 0.55 * self.high
+        return "white" if dark else "black"
 
 
 class _Block:
@@ -134,12 +151,12 @@ class _Block:
         self.breadth = self.left + self.columns * (self.wide + 0.2)
         self.height = max(self.lines * (self.high + GAP) - GAP + self.below, 1.9)
 
-    def draw(self, figure: Figure, over: float, top: float) -> None:
+    def draw(self, figure: Figure, over: float, scale: _Scale) -> None:
         for place, panel in enumerate(self.chart.panels):
             line, column = divmod(place, self.columns)
             bottom = over - line * (self.high + GAP) - self.high
             axes = style.panel(figure, self.left + column * (self.wide + 0.2), bottom, self.wide, self.high)
-            _draw_heat(axes, panel.mean.T if self.turned else panel.mean, top)
+            _draw_heat(axes, panel.mean.T if self.turned else panel.mean, scale)
             last = place + self.columns >= len(self.chart.panels)  # names once, below the column and left of the line
             names = _ticks(self.x, self.wide if self.upright else None) if last else ([], [])
             axes.set_xticks(*names, rotation=0 if self.upright else 90)
@@ -148,29 +165,25 @@ class _Block:
             style.plain(axes, _heading(panel, self.wide), across, down)
 
 
-def _draw_heat(axes: Axes, mean: np.ndarray, top: float) -> None:
+def _draw_heat(axes: Axes, mean: np.ndarray, scale: _Scale) -> None:
     axes.set_facecolor("#dddddd")  # seen where no row has anything
-    axes.imshow(mean, cmap=style.MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    axes.imshow(mean, cmap=scale.colours, vmin=scale.low, vmax=scale.high, aspect="auto", interpolation="nearest")
     if mean.size <= MOST_NUMBERS and mean.shape[1] <= 8:
         for (i, j), value in np.ndenumerate(mean):
             if np.isfinite(value):
-                ink = "white" if value < 0.55 * top else "black"
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=style.FONT - 2)
+                ink, size = scale.ink(value), style.FONT - 2
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=size)
 
 
-def _colour_bar(figure: Figure, told: str, over: float, top: float) -> None:
+def _colour_bar(figure: Figure, told: str, over: float, scale: _Scale) -> None:
     axes = style.panel(figure, figure.get_size_inches()[0] - 1.2, over - 1.6, 0.14, 1.6)
-    axes.imshow(np.linspace(top, 0, 64)[:, None], cmap=style.MAP, aspect="auto", extent=(0, 1, 0, top))
+    shades = np.linspace(scale.high, scale.low, 64)[:, None]
+    axes.imshow(shades, cmap=scale.colours, aspect="auto", extent=(0, 1, scale.low, scale.high))
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.tick_params(labelsize=style.FONT - 2)
     axes.yaxis.set_label_position("right")
     axes.set_ylabel(_wrapped(told), fontsize=style.FONT - 2)
-
-
-def _top(chart: Chart) -> float:
-    means = [panel.mean[np.isfinite(panel.mean)] for panel in chart.panels]
-    return max((float(mean.max()) for mean in means if mean.size), default=0.0) or 1.0
 
 
 def _ticks(labels: list[str], inches: float | None = None) -> tuple[list[int], list[str]]:

@@ -66,16 +66,16 @@ function listRows(map) {
 // ---- one axis: a mark for every name, a point of a curve for every position
 
 function seriesOf(map, chart, choice) {
-  const gate = map.kind === "gate";
+  const shares = map.kind === "attention", least = map.kind === "answer" ? -Infinity : 0;
   const panels = chart.panels.map((panel, i) => ({
     name: panel.name, label: `${panel.name} (n = ${panel.rows})`, rows: panel.rows,
-    mean: panel.mean[0], std: panel.std[0], count: panel.count[0], alike: gate ? null : panel.alike[0],
+    mean: panel.mean[0], std: panel.std[0], count: panel.count[0], alike: shares ? panel.alike[0] : null, least,
     colour: data.colours[i % data.colours.length], symbol: SYMBOLS[i % SYMBOLS.length],
   }));
   if (choice.row !== undefined) {
     const sample = data.samples[choice.row], own = chart.samples[choice.row][0];
     const beside = panels.find((panel, i) => i && panel.name === sample.group) || panels[0];
-    const one = {name: sample.id, label: sample.id, mean: own, alike: gate ? null : chart.alike[choice.row][0],
+    const one = {name: sample.id, label: sample.id, mean: own, alike: shares ? chart.alike[choice.row][0] : null,
       colour: data.colours[0], symbol: "circle"};
     return [one, {...beside, label: `mean of ${beside.label}`, colour: PALE, symbol: "line-ns-open"}];
   }
@@ -105,7 +105,7 @@ function markTraces(axis, order, one, n, count) {
   const away = one.std ? order.map(k => one.std[k] ?? 0) : null;
   if (away && banded) {
     const there = at.filter(i => values[i] !== null);
-    const low = there.map(i => Math.max(0, values[i] - away[i])), high = there.map(i => values[i] + away[i]);
+    const low = there.map(i => Math.max(one.least, values[i] - away[i])), high = there.map(i => values[i] + away[i]);
     traces.push(band(one, n, there, low, high, count > 2 ? 0.15 : 0.3));
   }
   const bars = {type: "data", array: away, width: 0, thickness: 1.5, color: one.colour, visible: !!away && !banded};
@@ -157,14 +157,16 @@ function notThere(axis, missing) {
 function marks(map, chart, choice) {
   const axis = chart.axes[0], order = chart.order, upright = axis.places, series = seriesOf(map, chart, choice);
   const traces = series.flatMap((one, n) => markTraces(axis, order, one, n, series.length));
-  const ends = series.flatMap(one => one.mean.map((v, k) => (v ?? 0) + (one.std ? one.std[k] ?? 0 : 0)));
-  let top = Math.max(...ends);
+  const end = side => series.flatMap(one => one.mean.map((v, k) => (v ?? 0) + side * (one.std ? one.std[k] ?? 0 : 0)));
+  let top = Math.max(0, ...end(1));
+  const low = map.kind === "answer" ? Math.min(0, ...end(-1)) : 0;
   if (map.kind === "gate") top = 1;
-  else {
+  if (map.kind === "attention") {
     traces.push(alikeTrace(axis, order, series[0].alike));
     top = Math.max(top, ...series[0].alike.filter(v => v !== null));
   }
-  const scale = {title: {text: plain(chart.unit), standoff: 12}, range: [0, 1.04 * top || 1], automargin: true};
+  const scale = {title: {text: plain(chart.unit), standoff: 12}, range: [1.04 * low, 1.04 * top || (low ? 0 : 1)],
+    automargin: true, zeroline: map.kind === "answer", zerolinecolor: GREY};
   const names = axisLayout(axis, order, upright ? MOST_TICKS : 100);
   names.range = upright ? [-0.7, order.length - 0.3] : [order.length - 0.4, -0.6];
   const missing = choice.row === undefined ? [] : order.map(k => series[0].mean[k] === null);
@@ -180,12 +182,12 @@ function cellText(map, names, panel, value, std, count, alike) {
   if (value === null) return lines([names, "not there"]);
   if (!panel) return lines([names, digits(value)]);
   return lines([names, `${digits(value)} ± ${digits(std)} over folds`, `${count} of ${panel.rows} rows have it`,
-    map.kind === "gate" ? "" : `${ALIKE}: ${digits(alike)}`]);
+    map.kind === "attention" ? `${ALIKE}: ${digits(alike)}` : ""]);
 }
 
 function largest(tables) {  // one by one: a call takes only so many arguments
   let most = 0;
-  for (const table of tables) for (const row of table) for (const value of row) most = Math.max(most, value ?? 0);
+  for (const table of tables) for (const row of table) for (const value of row) most = Math.max(most, Math.abs(value));
   return most;
 }
 
@@ -202,12 +204,14 @@ function heat(map, chart, choice) {
     const more = panel ? [panel.std, panel.count, panel.alike].map(table => cell(table, i, j)) : [];
     return cellText(map, `${of}, ${to}`, panel, cell(own, i, j), ...more);
   });
+  const answers = map.kind === "answer";
   const scaled = panel ? chart.panels.map(one => one.mean) : chart.samples.filter(Boolean);
+  const top = map.kind === "gate" ? 1 : largest(scaled) || 1;
   const trace = {
-    type: "heatmap", z: grid((i, j) => cell(own, i, j)), x: columns, y: rows, colorscale: data.scale, zmin: 0,
-    zmax: map.kind === "gate" ? 1 : largest(scaled) || 1, text: texts, hovertemplate: "%{text}<extra></extra>",
+    type: "heatmap", z: grid((i, j) => cell(own, i, j)), x: columns, y: rows, zmin: answers ? -top : 0, zmax: top,
+    colorscale: answers ? data.diverging : data.scale, text: texts, hovertemplate: "%{text}<extra></extra>",
     hoverongaps: true, xgap: columns.length > 60 ? 0 : 1, ygap: rows.length > 60 ? 0 : 1,
-    colorbar: {title: {text: map.kind === "gate" ? "gate" : "share"}, thickness: 16},
+    colorbar: {title: {text: {gate: "gate", answer: "answer"}[map.kind] || "share"}, thickness: 16},
   };
   const x = {...axisLayout(across, columns, MOST_TICKS), showgrid: false};
   const y = {...axisLayout(down, rows, MOST_TICKS), showgrid: false, range: [rows.length - 0.5, -0.5]};
@@ -229,7 +233,7 @@ function legendOf(map, chart, choice) {
     const pointer = choice.row === undefined ? " The pointer shows deviation over folds and number of rows." : "";
     return `Colour: ${chart.unit}. Grey: not there.${pointer}`;
   }
-  const alike = map.kind === "gate" ? "" : " Grey line: if each row weighed alike all that it has (1/n).";
+  const alike = map.kind === "attention" ? " Grey line: if each row weighed alike all that it has (1/n)." : "";
   return `Bars or bands: ± standard deviation over the folds' means.${alike}`;
 }
 
@@ -263,7 +267,8 @@ function draw() {
   const map = data.maps[Number(byId("map").value)], [kind, place] = byId("shown").value.split(" ");
   const choice = {[kind]: Number(place)}, narrow = window.innerWidth < 800;
   byId("facts").textContent = factsOf(map, choice);
-  byId("table").textContent = map.table ? `The weights of every validation row: ${map.table}, beside this page.` : "";
+  const what = map.kind === "answer" ? "answers" : "weights";
+  byId("table").textContent = map.table ? `The ${what} of every validation row: ${map.table}, beside this page.` : "";
   sections(map.charts.length).forEach(([title, note, figure], i) => {
     const chart = map.charts[i], [traces, layout] = (chart.axes.length > 1 ? heat : marks)(map, chart, choice);
     title.textContent = choice.row === undefined ? chart.title : chart.row_title;

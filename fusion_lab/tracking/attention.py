@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from fusion_lab.contracts import AttentionMap, Axis, Spec
-from fusion_lab.report.attention import Summary, is_places, summarise
+from fusion_lab.report.attention import Summary, is_places, summarise, there
 from fusion_lab.report.attention_page import Shown, attention_page
 from fusion_lab.report.rows import choose_samples, row_groups
 from fusion_lab.tracking.names import safe_parts
@@ -50,23 +50,23 @@ def attention_html(result: CrossValidation, spec: Spec, ids: np.ndarray) -> str:
     return attention_page(maps, choose_samples(predictions, spec, ids, folds))
 
 
-def attention_schema(axes: Sequence[Axis]) -> pa.Schema:
-    """Columns ``id``, ``fold``, one per axis under its name, ``weight``; a name that is taken gets an underscore."""
+def attention_schema(axes: Sequence[Axis], value: str = "weight") -> pa.Schema:
+    """Columns ``id``, ``fold``, one per axis under its name, ``value``; a name that is taken gets an underscore."""
     names = ["id", "fold"]
     for axis in axes:
         name = axis.name
-        while name in (*names, "weight"):
+        while name in (*names, value):
             name += "_"
         names.append(name)
     words = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([*zip(names, (words, pa.int32(), *[words] * len(axes)), strict=True), ("weight", pa.float32())])
+    return pa.schema([*zip(names, (words, pa.int32(), *[words] * len(axes)), strict=True), (value, pa.float32())])
 
 
 def attention_table(weights: AttentionMap, ids: np.ndarray) -> pa.Table:
     """Every validation row's weights, a line each: positions in time or in a bag that a row does not have are left out,
-    a modality that it does not have has weight 0.
+    a modality that it does not have has weight 0, and no line where it would answer.
     """
-    schema = attention_schema(weights.axes)
+    schema = _schema(weights)
     entry, *places = np.nonzero(_kept(weights))
     names, name_of = np.unique(np.asarray(ids)[weights.row].astype(str), return_inverse=True)
     columns = [
@@ -82,14 +82,22 @@ def attention_bytes(weights: AttentionMap, ids: np.ndarray) -> bytes:
     """:func:`attention_table` as a parquet file, some rows at a time: a map over time steps may have a great many."""
     sink = pa.BufferOutputStream()
     step = max(1, LINES_AT_ONCE // max(1, int(np.prod(weights.values.shape[1:]))))
-    with parquet.ParquetWriter(sink, attention_schema(weights.axes), compression="zstd") as writer:
+    with parquet.ParquetWriter(sink, _schema(weights), compression="zstd") as writer:
         for first in range(0, len(weights.row), step):
             writer.write_table(attention_table(_entries(weights, slice(first, first + step)), ids))
     return sink.getvalue().to_pybytes()
 
 
+def _schema(weights: AttentionMap) -> pa.Schema:
+    return attention_schema(weights.axes, "answer" if weights.kind == "answer" else "weight")
+
+
 def _kept(weights: AttentionMap) -> np.ndarray:
-    """bool ``[P, ...]``: all but positions, along any axis of them, at which a row has no weight at all."""
+    """bool ``[P, ...]``: all but positions, along any axis of them, at which a row has no weight at all; of answers,
+    those that were given.
+    """
+    if weights.kind == "answer":
+        return there(weights)
     kept = np.ones(weights.values.shape, bool)
     for place, axis in enumerate(weights.axes, start=1):
         if is_places(axis):

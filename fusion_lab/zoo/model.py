@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fusion_lab.blocks.grouped import GroupedLinear
 from fusion_lab.blocks.randomness import Noise
 from fusion_lab.config import Config
-from fusion_lab.contracts import Axis, Batch, Output, Spec
+from fusion_lab.contracts import Axis, Batch, MapKind, Output, Spec
 
 
 class MapSpec(NamedTuple):
@@ -19,7 +19,7 @@ class MapSpec(NamedTuple):
     weighed.
     """
 
-    kind: Literal["attention", "gate"]
+    kind: MapKind
     axes: tuple[Axis, ...]
 
 

@@ -4,7 +4,6 @@ a time step.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Literal
 
 import torch
@@ -18,7 +17,8 @@ from fusion_lab.blocks.pooling import AttentionEncoder
 from fusion_lab.blocks.randomness import Noise
 from fusion_lab.blocks.sequence import ConvolutionEncoder, GRUEncoder
 from fusion_lab.config import Config
-from fusion_lab.contracts import Axis, Batch, Modality, Output, Spec
+from fusion_lab.contracts import Axis, Batch, Output, Spec
+from fusion_lab.zoo.modalities import Group, group_modalities, numbered, place_map, places, present, stack_group, told
 from fusion_lab.zoo.model import MapSpec, Model
 
 Steps = tuple[str, ...]
@@ -101,18 +101,18 @@ class TokenFusion(Model):
         """Every modality's own answers, without the group axis, and the maps of the encoders."""
         encoded: dict[str, Encoded] = {}
         for group, encoder in zip(self.groups, self.encoders, strict=True):
-            made = encoder(*_stack(group, batch), noise)
+            made = encoder(*stack_group(group, batch.inputs, batch.valid), noise)
             for g, modality in enumerate(group):
                 encoded[modality.name] = Encoded(*(None if part is None else part[g] for part in made))
-        places = {m.name: _place_map(m) for group in self.groups for m in group}
-        return encoded, {places[n]: e.weights for n, e in encoded.items() if e.weights is not None}
+        maps = {place_map(m): encoded[m.name].weights for group in self.groups for m in group}
+        return encoded, {name: weights for name, weights in maps.items() if weights is not None}
 
     def _fuse_rows(
         self, encoded: dict[str, Encoded], batch: Batch, share: Tensor, noise: Noise | None
     ) -> tuple[Tensor, Tensor]:
         """``[B,D]`` and the map of the fusion."""
-        tokens = torch.stack([_told(encoded[name].token) for name in self.names], dim=1)
-        valid = torch.stack([_present(batch.valid[name]) for name in self.names], dim=-1)
+        tokens = torch.stack([told(encoded[name].token) for name in self.names], dim=1)
+        valid = torch.stack([present(batch.valid[name]) for name in self.names], dim=-1)
         return self.fusion(tokens, valid, share, noise)
 
     def _fuse_steps(
@@ -124,11 +124,11 @@ class TokenFusion(Model):
         tokens, valid = [], []
         for name in self.names:
             if name in steps:
-                tokens.append(_told(encoded[name].steps))
+                tokens.append(told(encoded[name].steps))
                 valid.append(batch.valid[name])
             else:
-                tokens.append(_told(encoded[name].token).unsqueeze(1).expand(-1, length, -1))
-                valid.append(_present(batch.valid[name]).unsqueeze(1).expand(-1, length))
+                tokens.append(told(encoded[name].token).unsqueeze(1).expand(-1, length, -1))
+                valid.append(present(batch.valid[name]).unsqueeze(1).expand(-1, length))
         fused, weights = self.fusion(
             torch.stack(tokens, dim=2).flatten(0, 1),
             torch.stack(valid, dim=-1).flatten(0, 1),
@@ -155,29 +155,7 @@ def _asked(modalities: tuple[str, ...], fused: tuple[Steps, ...]) -> dict[str, A
     }
 
 
-def group_modalities(modalities: tuple[Modality, ...], asked: dict[str, Asked]) -> tuple[tuple[Modality, ...], ...]:
-    """Modalities that share one grouped encoder: of one kind and length, asked for the same, and of widths worth
-    padding to the widest.
-
-    A narrow modality joins a wider one where that is at most 64 wide, or at most twice its own width: beyond, the
-    padding costs more than the kernel it saves.
-    """
-    alike: dict[tuple[str, int | None, Asked], list[Modality]] = defaultdict(list)
-    for modality in sorted(modalities, key=lambda m: -m.width):
-        alike[modality.kind, modality.length, asked[modality.name]].append(modality)
-    groups: list[list[Modality]] = []
-    for members in alike.values():
-        groups.append([members[0]])
-        for modality in members[1:]:
-            widest = groups[-1][0].width
-            if widest <= max(64, 2 * modality.width):
-                groups[-1].append(modality)
-            else:
-                groups.append([modality])
-    return tuple(tuple(group) for group in groups)
-
-
-def _encoder(group: tuple[Modality, ...], asked: Asked, config: TokenFusionConfig) -> nn.Module:
+def _encoder(group: Group, asked: Asked, config: TokenFusionConfig) -> nn.Module:
     widths, first = tuple(m.width for m in group), group[0]
     width, layers, dropout = config.d_model, config.num_encoder_layers, config.dropout
     if first.length is None:
@@ -205,19 +183,19 @@ def _fusion_maps(config: TokenFusionConfig, spec: Spec, fused: dict[Steps, str])
     names = tuple(m.name for m in spec.modalities)
     asking: tuple[Axis, ...] = {
         "transformer": (Axis("asking modality", names),),
-        "bottleneck": (_numbered("latent", config.num_bottleneck_tokens),),
+        "bottleneck": (numbered("latent", config.num_bottleneck_tokens),),
         "gated": (),
     }[config.fusion]
     kind: Literal["attention", "gate"] = "gate" if config.fusion == "gated" else "attention"
     return {
-        name: MapSpec(kind, (*(_places(spec.modality(s)) for s in steps[:1]), *asking, Axis("modality", names)))
+        name: MapSpec(kind, (*(places(spec.modality(s)) for s in steps[:1]), *asking, Axis("modality", names)))
         for steps, name in fused.items()
     }
 
 
-def _encoder_maps(groups: tuple[tuple[Modality, ...], ...], encoders: nn.ModuleList) -> dict[str, MapSpec]:
+def _encoder_maps(groups: tuple[Group, ...], encoders: nn.ModuleList) -> dict[str, MapSpec]:
     return {
-        _place_map(modality): MapSpec("attention", (_places(modality),))
+        place_map(modality): MapSpec("attention", (places(modality),))
         for group, encoder in zip(groups, encoders, strict=True)
         for modality in group
         if _weighs(encoder)
@@ -227,39 +205,3 @@ def _encoder_maps(groups: tuple[tuple[Modality, ...], ...], encoders: nn.ModuleL
 def _weighs(encoder: nn.Module) -> bool:
     """Whether an encoder tells what its token's positions weigh."""
     return isinstance(encoder, TokenEncoder | AttentionEncoder | ConvolutionEncoder) and encoder.asked.token
-
-
-def _places(modality: Modality) -> Axis:
-    """The positions of a sequence or bag."""
-    return _numbered(modality.place_name, modality.length or 0)
-
-
-def _numbered(name: str, count: int) -> Axis:
-    return Axis(name, tuple(str(i + 1) for i in range(count)))
-
-
-def _place_map(modality: Modality) -> str:
-    return f"{modality.name} {'steps' if modality.kind == 'sequence' else 'instances'}"
-
-
-def _told(part: Tensor | None) -> Tensor:
-    assert part is not None, "an encoder was not asked for what is fused"
-    return part
-
-
-def _stack(group: tuple[Modality, ...], batch: Batch) -> tuple[Tensor, Tensor]:
-    """A group's inputs padded to one width, ``[G,B,T,F]``, and their masks ``[G,B,T]``; T is 1 for vectors."""
-    widest = group[0].width
-    inputs = [
-        batch.inputs[m.name]
-        if m.width == widest
-        else torch.nn.functional.pad(batch.inputs[m.name], (0, widest - m.width))
-        for m in group
-    ]
-    x, valid = torch.stack(inputs), torch.stack([batch.valid[m.name] for m in group])
-    return (x.unsqueeze(2), valid.unsqueeze(2)) if group[0].length is None else (x, valid)
-
-
-def _present(valid: Tensor) -> Tensor:
-    """bool ``[B]``: a modality of which anything is real."""
-    return valid if valid.ndim == 1 else valid.any(-1)

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fusion_lab.blocks.patches import to_patches
 from fusion_lab.blocks.randomness import Dropout, Noise, count_draws, draw_noise
 from fusion_lab.config import validate
-from fusion_lab.contracts import UNKNOWN, Batch, Feature, Modality, Output, Spec, Task
+from fusion_lab.contracts import UNKNOWN, Batch, ConfigError, Feature, Modality, Output, Spec, Task
 from fusion_lab.data.planting import Planting, twin
 from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.training.leaves import Leaves, take
+from fusion_lab.training.plan import Mode
 from fusion_lab.training.stack import Stack
 from fusion_lab.zoo import FAMILIES, Model
 
@@ -38,9 +40,29 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "fusion": "gated",
             "num_encoder_layers": 0,
         },
-    }
+    },
+    "sensor_fusion": {
+        "hybrid gru": {"fusion": "hybrid", "encoder": "gru", "pooling": "statistics", "patch": 2},
+        "hybrid cnn of samples": {"fusion": "hybrid", "encoder": "cnn", "pooling": "own", "patch": 1, "num_layers": 2},
+        "hybrid transformer": {"fusion": "hybrid", "encoder": "transformer", "pooling": "own", "patch": 3},
+        "hybrid lstm": {"fusion": "hybrid", "encoder": "lstm", "pooling": "statistics", "patch": 2},
+        "late gru of samples": {"fusion": "late", "encoder": "gru", "pooling": "own", "patch": 1, "num_layers": 2},
+        "late cnn": {"fusion": "late", "encoder": "cnn", "pooling": "statistics", "patch": 2},
+        "early transformer": {
+            "fusion": "early",
+            "encoder": "transformer",
+            "pooling": "statistics",
+            "patch": 2,
+            "num_layers": 2,
+        },
+        "early lstm of samples": {"fusion": "early", "encoder": "lstm", "pooling": "own", "patch": 1, "num_layers": 2},
+    },
 }
 """Named variants of every family: each value of each of its options that choose between blocks is in one of them."""
+PER_ROW = {"sensor_fusion"}
+"""Families that answer per row alone, and refuse a task per step."""
+LOOP = {("sensor_fusion", "encoder", "lstm"): "torch.lstm"}
+"""Options of which a family says that its folds cannot be stacked, and the operation that is in the way."""
 
 SMALL = {"d_model": 8, "nhead": 2}
 ROWS = 12
@@ -81,6 +103,8 @@ SPECS = {
     "steps beside others": Spec((CLINIC, GAIT, CELLS), (PACE,)),
     "steps and rows": Spec((CELLS, GAIT, PULSE, CLINIC, SLEEP), (STAGE, BINARY, WALKING, PACE)),
 }
+LEARNED = {("sensor_fusion", "late", "modalities")}
+"""Maps of a family and fusion that know no more of a row than which modalities it has."""
 
 
 class Case(NamedTuple):
@@ -100,25 +124,57 @@ class Case(NamedTuple):
     @property
     def ordered(self) -> bool:
         """Whether the steps of a sequence have an order."""
-        return VARIANTS[self.family][self.variant].get("sequence_encoder") != "attention"
+        return self.options.get("sequence_encoder") != "attention"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return VARIANTS[self.family][self.variant]
+
+    @property
+    def ways(self) -> dict[tuple[Mode, int | None], int]:
+        """How a stack of the model may be computed, and in how many parts."""
+        return {way: parts for way, parts in WAYS.items() if way[0] == "loop" or in_the_way(*self[-2:]) is None}
+
+    def steps(self, name: str, valid: Tensor) -> Tensor:
+        """Which steps a map of a modality may weigh, ``[B,T]``, where these of its positions are ``valid``."""
+        size = self.options.get("patch", 1) if name in self.lengths else 1
+        return to_patches(torch.zeros(*valid.shape, 1), valid, min(size, self.lengths.get(name, 1)))[1]
 
 
-CASES = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS]
+def in_the_way(family: str, variant: str) -> str | None:
+    """The operation that keeps a variant from being stacked, as :data:`LOOP` has it."""
+    chosen = VARIANTS[family][variant].items()
+    return next((LOOP[family, *option] for option in chosen if (family, *option) in LOOP), None)
+
+
+def per_step(spec: Spec) -> bool:
+    return any(task.per_step for task in spec.tasks)
+
+
+EVERY = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS]
+REFUSED = [(f, v, s) for f, v, s in EVERY if f in PER_ROW and per_step(SPECS[s])]
+CASES = [case for case in EVERY if case not in REFUSED]
 QUICK = {
-    "vectors": {"transformer", "bottleneck", "gated"},
-    "sequences": {"transformer", "gated", "gru in two layers", "cnn", "attention"},
-    "bags": {"bottleneck", "attention of bare projections"},
-    "mixed": {"transformer of bare projections", "gru"},
-    "steps": {"bottleneck", "gru in two layers", "cnn", "attention"},
-    "steps beside others": {"gated", "transformer of bare projections"},
-    "steps and rows": {"transformer", "gru"},
+    "token_fusion": {
+        "vectors": {"transformer", "bottleneck", "gated"},
+        "sequences": {"transformer", "gated", "gru in two layers", "cnn", "attention"},
+        "bags": {"bottleneck", "attention of bare projections"},
+        "mixed": {"transformer of bare projections", "gru"},
+        "steps": {"bottleneck", "gru in two layers", "cnn", "attention"},
+        "steps beside others": {"gated", "transformer of bare projections"},
+        "steps and rows": {"transformer", "gru"},
+    },
+    "sensor_fusion": {
+        "sequences": {"hybrid gru", "late cnn", "early lstm of samples"},
+        "mixed": {"hybrid transformer", "late gru of samples"},
+    },
 }
-"""Of each spec, the variants that every run of the suite tries; the others are slow by their number."""
+"""Of each family and spec, the variants that every run of the suite tries; the others are slow by their number."""
 
 
 def marked(case: tuple[str, str, str], *values):
-    _, variant, spec_name = case
-    marks = () if variant in QUICK[spec_name] else pytest.mark.slow
+    family, variant, spec_name = case
+    marks = () if variant in QUICK[family].get(spec_name, ()) else pytest.mark.slow
     return pytest.param(*values, id="-".join(case), marks=marks)
 
 
@@ -182,12 +238,24 @@ def clock(spec: Spec, name: str) -> tuple[str, ...]:
 STEPS = "modalities at each step"
 
 
+def seen_in(case: Case, name: str) -> str:
+    """The modality whose positions a map is about; "" where it is about none's."""
+    return next((n for n in names(case.spec) if name.startswith((f"{n} steps", f"{n} instances"))), "")
+
+
 def weighed(case: Case, name: str) -> Tensor:
     """bool ``[B,...,N]``: what a map's last axis may give weight to."""
     batch, labels = case.batch, case.model.maps[name].axes[-1].labels
+    if case.model.maps[name].kind == "answer":
+        here = torch.stack([present(batch, n) for n in names(case.spec)], dim=-1)
+        return here if labels == names(case.spec) else here.unsqueeze(-1)
     if labels != names(case.spec):
-        (over,) = (n for n in names(case.spec) if name.startswith(f"{n} "))
-        return batch.valid[over]
+        over = seen_in(case, name)
+        here = case.steps(over, batch.valid[over])
+        asking = case.model.maps[name].axes[:-1]
+        if not asking:
+            return here
+        return torch.stack([here & present(batch, n)[:, None] for n in asking[0].labels], dim=1)
     steps = clock(case.spec, name)
     if not steps:
         return torch.stack([present(batch, n) for n in labels], dim=-1)
@@ -203,6 +271,27 @@ def test_the_suite_knows_every_family_and_every_option():
             options = {o for o in get_args(field.annotation) if isinstance(o, str)}
             if len(options) > 1:
                 assert {v.get(name, field.default) for v in variants.values()} == options, (family, name)
+
+
+def test_what_is_quick_and_what_is_refused_is_known():
+    assert set(QUICK) == set(FAMILIES)
+    for family, chosen in QUICK.items():
+        assert set(chosen) <= set(SPECS)
+        assert set().union(*chosen.values()) <= set(VARIANTS[family])
+    assert set(FAMILIES) >= PER_ROW
+    assert all(FAMILIES[family].Config.model_fields[option] for family, option, _ in LOOP)
+
+
+@pytest.mark.parametrize(("family", "variant", "spec_name"), REFUSED)
+def test_a_task_per_step_is_refused_by_a_family_that_answers_per_row(family, variant, spec_name):
+    with pytest.raises(ConfigError) as refused:
+        build(family, variant, SPECS[spec_name])
+    told = str(refused.value)
+    assert "\n" not in told
+    assert any(f"'{task.name}'" in told for task in SPECS[spec_name].tasks if task.per_step)
+    others = set(FAMILIES) - PER_ROW
+    assert family in told
+    assert any(other in told for other in others), "and it tells which family answers per step"
 
 
 def test_answers_have_the_shapes_of_the_tasks_and_need_no_target(case):
@@ -224,7 +313,7 @@ def test_training_and_evaluation_hand_no_target_to_a_model(case, monkeypatch):
         return forward(model, batch, noise)
 
     monkeypatch.setattr(type(case.model), "forward", spy)
-    for mode, size, parts in ((*way, parts) for way, parts in WAYS.items()):
+    for (mode, size), parts in case.ways.items():
         stack, arguments = stacked(case, mode, size)
         seen.clear()
         list(stack.gradients(*arguments))
@@ -240,7 +329,8 @@ def test_every_real_parameter_gets_a_gradient_and_padding_gets_none(case):
     inputs = {n: torch.randn_like(x) for n, x in case.batch.inputs.items()}
     batch = case.batch._replace(inputs=inputs, valid={n: torch.ones_like(v) for n, v in case.batch.valid.items()})
     weights = {t.name: torch.ones(max(2, t.outputs)).double() for t in case.spec.tasks}
-    objective(case.model(batch, some_noise(case)), batch, weights).backward()
+    for place in range(2):  # what dropout hides in one step it shows in another
+        objective(case.model(batch, some_noise(case, place)), batch, weights).backward()
     real = case.model.real_parameters()
     counted = 0
     for name, parameter in case.model.named_parameters():
@@ -301,8 +391,8 @@ def test_the_order_of_instances_changes_nothing_but_the_order_of_their_weights(c
     for task, head in before.heads.items():
         torch.testing.assert_close(head, after.heads[task])
     for name, weights in before.maps.items():
-        of = next((b for b in bags if name.startswith(f"{b} ")), None)
-        torch.testing.assert_close(weights if of is None else weights[..., order[of]], after.maps[name])
+        of = seen_in(case, name)
+        torch.testing.assert_close(weights[..., order[of]] if of in bags else weights, after.maps[name])
 
 
 def test_padding_in_front_of_sequences_changes_nothing(case):
@@ -325,9 +415,10 @@ def test_padding_in_front_of_sequences_changes_nothing(case):
         if clock(case.spec, name):
             assert not weights[:, :2].any()
             weights = weights[:, 2:]
-        elif any(name.startswith(f"{n} ") for n in padding):
-            assert not weights[..., :2].any()
-            weights = weights[..., 2:]
+        elif seen_in(case, name) in padding:
+            there = after.maps[name].shape[-1]
+            assert not weights[..., :-there].any()
+            weights = weights[..., -there:]
         torch.testing.assert_close(weights, after.maps[name])
 
 
@@ -388,7 +479,7 @@ def test_without_any_modality_answers_and_gradients_stay_finite(case):
 def test_the_model_describes_exactly_the_maps_it_gives(case):
     maps = case.model(case.batch).maps
     assert set(maps) == set(case.model.maps)
-    assert maps
+    assert maps or case.options.get("fusion") == "early"
     for name, described in case.model.maps.items():
         assert maps[name].shape == (ROWS, *(len(axis.labels) for axis in described.axes))
         assert all(len(set(axis.labels)) == len(axis.labels) for axis in described.axes)
@@ -400,7 +491,9 @@ def test_maps_weigh_what_is_valid_and_nothing_else(case):
         valid = weighed(case, name)
         valid = (valid if valid.ndim == weights.ndim else valid.unsqueeze(-2)).expand_as(weights)
         assert not weights[~valid].any(), name
-        if case.model.maps[name].kind == "gate":
+        if case.model.maps[name].kind == "answer":
+            assert weights[valid].all(), name
+        elif case.model.maps[name].kind == "gate":
             assert ((weights >= 0) & (weights <= 1)).all()
             assert (weights[valid] > 0).all()
         else:
@@ -414,6 +507,9 @@ def test_maps_differ_between_rows_steps_and_queries(case):
     maps = case.model(case.batch._replace(inputs=inputs, quality=quality, valid=everything)).maps
     for name, weights in maps.items():
         rows = weights.reshape(ROWS, -1)
+        if (case.family, case.options.get("fusion"), name) in LEARNED:
+            torch.testing.assert_close(rows, rows[:1].expand_as(rows))
+            continue
         assert (torch.cdist(rows, rows) + torch.eye(ROWS) > 1e-6).all(), name
         if weights.ndim >= 3:
             apart = torch.cdist(weights, weights) + torch.eye(weights.shape[-2])
@@ -488,7 +584,7 @@ def test_stacked_folds_equal_the_loop_over_folds_however_they_are_cut_into_parts
     answers = stack.answers(*arguments[:2])
     moved = torch.stack([leaf.flatten(1).any(1) for leaf in gradients.values()])
     assert moved.any(0).all()
-    for mode, size in WAYS:
+    for mode, size in case.ways:
         stack, arguments = stacked(case, mode, size)
         found_losses, found = step(stack, arguments)
         torch.testing.assert_close(found_losses, losses, rtol=0, atol=1e-9)
@@ -499,7 +595,7 @@ def test_stacked_folds_equal_the_loop_over_folds_however_they_are_cut_into_parts
 
 
 def test_a_fold_of_a_stack_is_the_model_with_its_weights_and_its_noise(case):
-    stack, arguments = stacked(case, "stacked")
+    stack, arguments = stacked(case, next(iter(case.ways))[0])
     leaves, batch, noise, class_weights, _ = arguments
     losses, gradients = step(stack, arguments)
     objective = Objective(ObjectiveConfig(binary="focal", label_smoothing=0.05), case.spec)
@@ -515,7 +611,7 @@ def test_a_fold_of_a_stack_is_the_model_with_its_weights_and_its_noise(case):
 
 
 def test_a_fold_of_a_stack_does_not_depend_on_the_others(case):
-    stack, arguments = stacked(case, "stacked")
+    stack, arguments = stacked(case, next(iter(case.ways))[0])
     leaves, batch, noise, class_weights, _ = arguments
     _, everyone = step(stack, arguments)
     kept = [2, 0]
@@ -571,12 +667,13 @@ def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, ki
         numeric(f"m{i}", kind, w, None if kind == "vector" else 2 + i)
         for i, (w, kind) in enumerate(zip(widths, kinds, strict=False))
     ]
-    labelled = [m.name for i, m in enumerate(modalities) if m.kind == "sequence" and i in stepwise]
+    family, variant = choice
+    steps = set() if family in PER_ROW else stepwise
+    labelled = [m.name for i, m in enumerate(modalities) if m.kind == "sequence" and i in steps]
     tasks = [Task(f"step of {name}", "multiclass", ("a", "b", "c"), steps=(name,)) for name in labelled]
     spec = Spec(tuple(modalities), (*([BINARY] if len(tasks) != 1 else []), *tasks))
     plan = Planting(rows=5, missing_modalities=missing, planted="additive")
     batch = double(twin(spec, plan, useful=names(spec)).gather(torch.arange(5)))
-    family, variant = choice
     model = build(family, variant, spec)
     output = model(batch.without_targets())
     assert all(torch.isfinite(leaf).all() for leaf in leaves(output).values())

@@ -46,6 +46,8 @@ def make_map(
     values = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
     if kind == "gate":
         values = random.uniform(0.01, 1, (rows, *sizes)) * held
+    if kind == "answer":
+        values = 2 * random.normal(size=(rows, *sizes)) * held
     return AttentionMap(name, kind, of, np.arange(rows) % 4, np.arange(rows), values.astype(np.float32))
 
 

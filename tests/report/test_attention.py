@@ -11,6 +11,7 @@ from fusion_lab.report.attention import (
     attention_dict,
     chart_title,
     is_places,
+    limits,
     order,
     summarise,
     summary_of,
@@ -151,3 +152,35 @@ def test_titles_count_rows_and_folds_and_units_tell_shares_from_gates():
     assert "sums to 1 for each time step of a row" in unit(summary, summary.main)
     gate = summarise(make_map(3, kind="gate"))
     assert "sums" not in unit(gate, gate.main)
+    answer = summarise(make_map(3, kind="answer"))
+    assert "logit" in unit(answer, answer.main)
+    assert "sums" not in unit(answer, answer.main)
+
+
+def test_answers_are_means_over_the_rows_whose_modality_gave_one():
+    has = np.random.default_rng(3).uniform(size=(40, 3)) < 0.6
+    weights = make_map(3, 4, axes=["modality", "class"], kind="answer", there=has[:, :, None])
+    by_modality, alone = (chart.panels[0] for chart in summarise(weights).charts)
+    assert np.array_equal(by_modality.count, np.broadcast_to(has.sum(0)[:, None], (3, 4)))
+    expected = [weights.values[has[:, m], m].astype(float).mean(0) for m in range(3)]
+    assert np.allclose(by_modality.mean, expected)
+    assert (by_modality.mean < 0).any()
+    some = has.any(1)
+    per_row = [w[h].astype(float).mean(0) for w, h in zip(weights.values[some], has[some], strict=True)]
+    assert np.allclose(alone.mean[0], np.mean(per_row, axis=0))
+
+
+@pytest.mark.parametrize("kind", ["attention", "gate", "answer"])
+def test_the_colour_scale_holds_every_mean_and_that_of_answers_is_even_about_0(kind):
+    summary = summarise(make_map(4, 3, kind=kind), make_groups())
+    for chart in summary.charts:
+        low, high = limits(summary, chart)
+        assert all((low <= p.mean).all() and (p.mean <= high).all() for p in chart.panels)
+        assert low == (-high if kind == "answer" else 0)
+        assert kind != "gate" or high == 1
+
+
+def test_only_attention_has_an_even_share_to_compare_with():
+    for kind in ("attention", "answer"):
+        uniform = summarise(make_map(4, kind=kind)).main.panels[0].uniform
+        assert np.isnan(uniform).all() == (kind == "answer")

@@ -13,6 +13,7 @@ from fusion_lab.report.attention_page import PLACES, Shown, attention_page
 from fusion_lab.report.rows import choose_samples, row_groups
 
 IDS = np.array([f"patient {i}" for i in range(40)], dtype=object)
+LACKS = np.arange(40)[:, None] % 3  # the modality that a row lacks
 HOSTILE = '</script><b onclick="x()">&amp;\u2028</b>'
 NETWORK = re.compile(r"""https?://|//cdn|(?:src|href)\s*=|@import|url\(""")
 
@@ -49,6 +50,9 @@ def maps() -> list[AttentionMap]:
         make_map(6, axes=["day"], there=days, name="sleep steps"),
         make_map(3, axes=["modality"], kind="gate", name="gates"),
         make_map(6, 3, 3, name="over time", **over_time),
+        make_map(
+            3, 4, axes=["modality", "class"], kind="answer", name="answers", there=(np.arange(3) != LACKS)[:, :, None]
+        ),
     ]
 
 
@@ -142,3 +146,11 @@ def test_averages_carry_rows_deviation_and_the_even_share(maps):
         assert panel["count"] == given.count.tolist()
         for name, array in (("mean", given.mean), ("std", given.std), ("alike", given.uniform)):
             assert np.allclose(np.array(panel[name], float), array, atol=10.0**-PLACES, equal_nan=True)
+
+
+def test_answers_have_colours_of_their_own_and_no_even_share(page, maps):
+    held = content(page)
+    assert held["diverging"] != held["scale"]
+    (told,) = (m for m in held["maps"] if m["kind"] == "answer")
+    for chart in told["charts"]:
+        assert all(value is None for panel in chart["panels"] for row in panel["alike"] for value in row)

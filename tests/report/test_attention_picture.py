@@ -23,6 +23,30 @@ def long_names(weights):
     return replace(weights, axes=axes)
 
 
+def test_answers_are_drawn_on_both_sides_of_0(monkeypatch):
+    figures = []
+    monkeypatch.setattr(style, "png", lambda figure: figures.append(figure) or b"")
+    attention_png(summarise(make_map(9, axes=["modality"], kind="answer")))
+    attention_png(summarise(make_map(4, 6, axes=["modality", "class"], kind="answer")))
+    low, high = figures[0].axes[0].get_xlim()
+    assert low < 0 < high
+    image = figures[1].axes[0].images[0]
+    least, most = image.get_clim()
+    assert least == -most
+    middle, ends = image.get_cmap()(0.5), [image.get_cmap()(end) for end in (0.0, 1.0)]
+    assert all(sum(middle) > sum(end) + 1 for end in ends), "light where nothing is said, dark at both ends"
+
+
+@pytest.mark.parametrize("sizes", [(4,), (3, 4), (4, 13), (3, 40)])
+def test_answers_of_every_shape_can_be_drawn_and_nothing_is_cut(sizes):
+    weights = make_map(*sizes, axes=["modality", "class"][: len(sizes)], kind="answer")
+    for given in (weights, long_names(weights)):
+        picture = grey(attention_png(summarise(given, make_groups())))
+        assert (picture < 200).sum() > 300
+        for edge in (picture[:, 0], picture[:, -1], picture[0], picture[-1]):
+            assert (edge == 255).all(), "cut at an edge"
+
+
 @pytest.mark.parametrize("names", [(), ("modality",), ("day",)], ids=["plain", "modality", "day"])
 @pytest.mark.parametrize("sizes", SHAPES)
 def test_every_shape_can_be_drawn_and_nothing_is_cut(sizes, names):

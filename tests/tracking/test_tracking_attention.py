@@ -21,7 +21,14 @@ from fusion_lab.tracking.attention import (
 )
 
 IDS = np.array([f"patient {i}" for i in range(100)], dtype=object)
-NAMES = {"step": "time step", "asking": "asking modality", "modality": "modality", "day": "day", "latent": "latent"}
+NAMES = {
+    "step": "time step",
+    "asking": "asking modality",
+    "modality": "modality",
+    "day": "day",
+    "latent": "latent",
+    "class": "class",
+}
 
 
 def make_map(names: list[str], sizes: list[int], there: np.ndarray, kind: str = "attention", seed: int = 0):
@@ -81,6 +88,14 @@ def test_modalities_of_a_row_with_none_are_kept_as_zeros():
 def test_gates_are_kept_as_they_are():
     weights = make_map(["modality"], [3], np.ones((5, 1), bool), kind="gate")
     assert np.array_equal(read(weights)["weight"].to_numpy().reshape(5, 3), weights.values)
+
+
+def test_answers_are_kept_where_they_were_given():
+    has = np.random.default_rng(1).uniform(size=(9, 3)) < 0.7
+    weights = make_map(["modality", "class"], [3, 4], has[:, :, None], kind="answer")
+    table = read(weights)
+    assert list(table.columns) == ["id", "fold", "modality", "class", "answer"]
+    assert np.array_equal(table["answer"].to_numpy(), weights.values[np.broadcast_to(has[:, :, None], (9, 3, 4))])
 
 
 def test_many_rows_are_written_some_at_a_time(monkeypatch):

@@ -3,11 +3,10 @@ import re
 import pytest
 import torch
 
-from fusion_lab.blocks.encoders import Asked
 from fusion_lab.config import validate
 from fusion_lab.contracts import Batch, ConfigError, Feature, Modality, Spec, Task
 from fusion_lab.data.planting import Planting, twin
-from fusion_lab.zoo.token_fusion import TokenFusion, TokenFusionConfig, group_modalities
+from fusion_lab.zoo.token_fusion import TokenFusion, TokenFusionConfig
 
 OUTCOME = (Task("outcome", "binary", ("no", "yes")),)
 ATTENTIONS = {"transformer": 6, "bottleneck": 7, "gated": 5}  # one per encoder, and those of the fusion
@@ -33,27 +32,6 @@ def test_parameters_are_the_published_ones_less_the_key_biases(fusion, published
 def test_the_small_model_has_the_published_parameters_too():
     model = TokenFusion(TokenFusionConfig(d_model=32, nhead=2), daily())
     assert model.count_parameters() == 83_265 - 32 * ATTENTIONS["transformer"]
-
-
-def test_groups_hold_every_modality_once_and_are_of_one_kind_and_length():
-    modalities = (
-        modality("a", 3),
-        modality("b", 60),
-        modality("c", 512),
-        modality("d", 300),
-        modality("e", 4, "sequence", 6),
-        modality("f", 5, "sequence", 7),
-        modality("g", 5, "bag", 6),
-        modality("h", 2, "sequence", 6),
-    )
-    groups = group_modalities(modalities, dict.fromkeys("abcdefgh", Asked()))
-    assert sorted(m.name for group in groups for m in group) == list("abcdefgh")
-    assert {frozenset(m.name for m in group) for group in groups} == set(
-        map(frozenset, ({"c", "d"}, {"b", "a"}, {"e", "h"}, {"f"}, {"g"}))
-    )
-    for group in groups:
-        assert len({(m.kind, m.length) for m in group}) == 1
-        assert group[0].width == max(m.width for m in group)
 
 
 def test_the_order_of_modalities_in_the_maps_is_that_of_the_spec():
@@ -84,12 +62,6 @@ def test_quality_scales_what_a_modality_contributes_only_where_it_is_asked_for()
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ConfigError, match=re.escape("expected d_model to be a multiple of nhead, found 10 and 4")):
         validate(TokenFusionConfig, {"d_model": 10, "nhead": 4}, "here")
-
-
-def test_modalities_of_which_other_things_are_asked_are_in_groups_of_their_own():
-    modalities = tuple(modality(name, 3, "sequence", 4) for name in "abc")
-    asked = {"a": Asked(), "b": Asked(steps=True), "c": Asked()}
-    assert [[m.name for m in group] for group in group_modalities(modalities, asked)] == [["a", "c"], ["b"]]
 
 
 ENCODERS = ("transformer", "gru", "cnn", "attention")
