@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from fusion_lab.config import nearest
 from fusion_lab.contracts import ConfigError, DataError, Folds, Predictions, Spec, Task
-from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.evaluation.intervals import blocks, corrected_interval, jackknife_interval
 from fusion_lab.evaluation.metrics import METRICS, RANGES, THRESHOLDED, evaluate, measure, why_undefined
 from fusion_lab.evaluation.thresholds import Thresholds, fold_thresholds
 
@@ -28,10 +28,13 @@ class FoldScores:
 
     ``table``: fold, split, task, metric, value (NaN = undefined), n (rows with a known label), n_positive (of a binary
     task, else missing), note. ``pooled``: split, task, metric, pooled: the score of all folds' rows taken together.
+    ``left_out``: of what is undefined in a fold, pooled scores ``[G]`` without each of G groups (data without groups:
+    rows), by (split, task, metric); many are left out several at a time.
     """
 
     table: pd.DataFrame
     pooled: pd.DataFrame
+    left_out: Mapping[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,31 +60,46 @@ class _Rows:
     threshold: np.ndarray
 
 
-def score_folds(predictions: Predictions, spec: Spec, splits: Sequence[str] = SPLITS) -> FoldScores:
-    """Every metric of every task, fold and split, thresholds taken from each fold's validation rows only."""
+def score_folds(
+    predictions: Predictions, spec: Spec, splits: Sequence[str] = SPLITS, group: np.ndarray | None = None
+) -> FoldScores:
+    """Every metric of every task, fold and split, thresholds taken from each fold's validation rows only.
+
+    ``group`` ``[R]``, of the data set: rows that belong together, for the intervals of pooled scores.
+    """
     thresholds = fold_thresholds(predictions, spec)
     scores: list[_Score] = []
     pooled: list[dict[str, Any]] = []
+    left_out: dict[tuple[str, str, str], np.ndarray] = {}
     for split in splits:
         part = predictions.of(split)
         if len(part.fold):
-            for fold in _fold_numbers(predictions):
-                scores += _score_fold(part, spec, thresholds, split, fold)
-            pooled += _score_pooled(part, spec, thresholds, split)
+            own = [s for fold in _fold_numbers(predictions) for s in _score_fold(part, spec, thresholds, split, fold)]
+            together = _score_pooled(part, spec, thresholds)
+            scores += own
+            pooled += [{"split": split, "task": t, "metric": m, "pooled": value} for (t, m), value in together.items()]
+            undefined = {
+                (s.task, s.metric) for s in own if np.isnan(s.value) and np.isfinite(together[s.task, s.metric])
+            }
+            without = _without_each(part, spec, thresholds, group, {metric for _, metric in undefined})
+            left_out |= {(split, *place): without[place] for place in undefined}
     table = pd.DataFrame([asdict(score) for score in scores], columns=list(_Score.__dataclass_fields__))
     return FoldScores(
         table.astype({"value": float, "n_positive": "Int64"}),
         pd.DataFrame(pooled, columns=["split", "task", "metric", "pooled"]),
+        left_out,
     )
 
 
 def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataFrame:
-    """Per split, task and metric: mean, std (ddof 1), ci_low, ci_high, k, undefined, pooled, note.
+    """Per split, task and metric: mean, std (ddof 1), ci_low, ci_high, k, undefined, pooled, pooled_ci_low,
+    pooled_ci_high, note.
 
     The mean is one over all ``k`` folds or it is NaN: a fold whose score is undefined is counted in ``undefined`` and
     never skipped; ``pooled``, the score of all folds' rows taken together, is there in either case. Intervals are those
     of :func:`~fusion_lab.evaluation.intervals.corrected_interval`, clipped to the metric's range; a holdout has none,
-    being the same rows in every fold: how its scores differ does not tell how other rows would.
+    being the same rows in every fold: how its scores differ does not tell how other rows would. Where a fold's score is
+    undefined the pooled one has an interval, that of :func:`~fusion_lab.evaluation.intervals.jackknife_interval`.
     """
     train = float(folds.train.sum(1).mean())
     sizes = {"val": float(folds.val.sum(1).mean()), "test": float(folds.test.sum(1).mean())}
@@ -106,7 +124,13 @@ def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataF
                 "note": _tell_folds((note, fold) for fold, _, note in rows if note),
             }
         )
-    return pd.DataFrame(summary).merge(scores.pooled, on=["split", "task", "metric"], how="left", validate="1:1")
+    places = ["split", "task", "metric"]
+    merged = pd.DataFrame(summary).merge(scores.pooled, on=places, how="left", validate="1:1")
+    merged[["pooled_ci_low", "pooled_ci_high"]] = [
+        jackknife_interval(value, scores.left_out.get((split, task, metric), np.empty(0)), RANGES[metric], level)
+        for split, task, metric, value in merged[[*places, "pooled"]].itertuples(index=False, name=None)
+    ]
+    return merged
 
 
 def objective(
@@ -202,17 +226,31 @@ def _mean_over_tasks(scores: list[_Score]) -> _Score:
     )
 
 
-def _score_pooled(part: Predictions, spec: Spec, thresholds: Thresholds, split: str) -> list[dict[str, Any]]:
-    values: dict[str, dict[str, float]] = {}
+def _score_pooled(
+    part: Predictions, spec: Spec, thresholds: Thresholds, metrics: Collection[str] | None = None
+) -> dict[tuple[str, str], float]:
+    """Scores of all folds' rows together by (task, metric), of ``metrics`` alone where they are given."""
+    values: dict[tuple[str, str], float] = {}
     for task in spec.tasks:
         rows = _known_rows(part, task, thresholds)
-        values[task.name] = evaluate(task, rows.target, rows.score, rows.threshold)
-    means = {metric: float(np.mean([of[metric] for of in values.values()])) for metric in _shared_metrics(spec)}
-    return [
-        {"split": split, "task": task, "metric": metric, "pooled": value}
-        for task, scores in {**values, ALL_TASKS: means}.items()
-        for metric, value in scores.items()
-    ]
+        for metric in METRICS[task.kind]:
+            if metrics is None or metric in metrics:
+                values[task.name, metric] = measure(task, metric, rows.target, rows.score, rows.threshold)
+    for metric in _shared_metrics(spec):
+        if metrics is None or metric in metrics:
+            values[ALL_TASKS, metric] = float(np.mean([values[task.name, metric] for task in spec.tasks]))
+    return values
+
+
+def _without_each(
+    part: Predictions, spec: Spec, thresholds: Thresholds, group: np.ndarray | None, metrics: Collection[str]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Pooled scores ``[G]`` without each group by (task, metric)."""
+    if not metrics:
+        return {}
+    block = blocks(part.row if group is None else group[part.row])
+    scores = [_score_pooled(part.where(block != b), spec, thresholds, metrics) for b in range(int(block.max()) + 1)]
+    return {place: np.array([of[place] for of in scores]) for place in scores[0]}
 
 
 def _known_rows(part: Predictions, task: Task, thresholds: Thresholds) -> _Rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.evaluation.intervals import corrected_interval, expanded_tail
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 """Of (target [P], prediction [P] or [P,C]); larger is better, NaN where undefined."""
@@ -77,7 +77,8 @@ def paired_rows(
     are among them, in which the difference is as large after the two models' answers were swapped in a random half of
     the groups (Phipson and Smyth 2010 for the + 1): right where the models are exchangeable, which for scores that
     depend on a scale (log loss, a threshold) takes answers on one scale. The interval: percentiles over groups drawn
-    with replacement. Below two groups, and where a score is undefined, p and interval are NaN.
+    with replacement, wider ones where groups are few (:func:`~fusion_lab.evaluation.intervals.expanded_tail`). Below
+    two groups, and where a score is undefined, p and interval are NaN.
     """
     code = np.arange(len(target)) if group is None else np.unique(group, return_inverse=True)[1]
     groups = int(code.max()) + 1 if len(code) else 0
@@ -94,7 +95,8 @@ def paired_rows(
     swapped, drawn = swapped[~np.isnan(swapped)], drawn[~np.isnan(drawn)]
     as_large = np.sum(swapped >= difference - _ROUNDING * np.abs(scores).max())
     p = (1 + as_large) / (1 + len(swapped)) if len(swapped) else np.nan
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
+    tail = expanded_tail(groups)
+    low, high = np.quantile(drawn, (tail, 1 - tail)) if len(drawn) else (np.nan, np.nan)
     return Paired(difference, float(low), float(high), float(p), groups, test, undefined)
 
 

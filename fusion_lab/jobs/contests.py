@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fusion_lab.contracts import Predictions, Spec
+from fusion_lab.contracts import Predictions, Spec, Task
 from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.evaluation.gates import Contest
 from fusion_lab.evaluation.metrics import measure
@@ -78,8 +78,9 @@ def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Ma
     group = materials.dataset.group
     theirs = other.holdout
     assert theirs is not None
-    paired = _paired(answers, theirs, target, known, None if group is None else group[rows], materials.spec, monitor)
-    values = [_score(scores, target, known, materials.spec, monitor) for scores in (answers, theirs)]
+    both = [_read(scores, materials.spec, monitor) for scores in (answers, theirs)]
+    paired = _paired(*both, target, known, None if group is None else group[rows], materials.spec, monitor)
+    values = [_score(scores, target, known, materials.spec, monitor) for scores in both]
     return Contest(
         other.name, headline_name(materials.spec, monitor), f"{len(rows)} holdout rows", values[0], values[1], paired
     )
@@ -96,7 +97,8 @@ def _on_pooled_rows(
     rows = ours.row[order[0]]
     assert np.array_equal(rows, other.row[order[1]]), "the same rows in the same folds"
     first, second = (
-        {t: part.score[t][own] for t in part.score} for part, own in zip((ours, other), order, strict=True)
+        _read({t: part.score[t][own] for t in part.score}, materials.spec, monitor)
+        for part, own in zip((ours, other), order, strict=True)
     )
     target, known = ({t: part[t][order[0]] for t in part} for part in (ours.target, ours.known))
     group = rows if materials.dataset.group is None else materials.dataset.group[rows]
@@ -135,11 +137,39 @@ def _score(
     spec: Spec,
     monitor: str,
 ) -> float:
-    """Mean over tasks of the metric that comparisons go by; NaN where one has no value."""
+    """Mean over tasks of the metric that comparisons go by, of what :func:`_read` gives; NaN where one has no value."""
     values = []
     for task in spec.tasks:
         seen = known[task.name].astype(bool)
-        values.append(
-            measure(task, headline_metric(task, monitor), target[task.name][seen], scores[task.name][seen], 0.5)
-        )
+        labels, answers = target[task.name][seen], scores[task.name][seen]
+        if _is_macro(task, monitor):
+            values.append(_macro_f1(task, labels, answers))
+        else:
+            values.append(measure(task, headline_metric(task, monitor), labels, answers, 0.5))
     return float(np.mean(values)) if values else math.nan
+
+
+def _read(scores: Mapping[str, np.ndarray], spec: Spec, monitor: str) -> dict[str, np.ndarray]:
+    """What the metrics read of the scores: macro F1 the most probable class, int, -1 where they are not finite; others
+    the scores. Read once, for the metrics are computed thousands of times.
+    """
+    read = {task.name: scores[task.name] for task in spec.tasks}
+    for task in spec.tasks:
+        if _is_macro(task, monitor):
+            found = scores[task.name]
+            read[task.name] = np.where(np.isfinite(found).all(-1), found.argmax(-1), -1)
+    return read
+
+
+def _is_macro(task: Task, monitor: str) -> bool:
+    return task.kind == "multiclass" and headline_metric(task, monitor) == "f1"
+
+
+def _macro_f1(task: Task, target: np.ndarray, chosen: np.ndarray) -> float:
+    """Macro F1 of the chosen classes, from how often each was taken for each."""
+    classes = len(task.classes)
+    if not len(chosen) or chosen.min() < 0:
+        return math.nan
+    counts = np.bincount(target.astype(np.int64) * classes + chosen, minlength=classes**2).reshape(classes, classes)
+    rows = counts.sum(1)
+    return float(np.mean(2 * counts.diagonal() / (rows + counts.sum(0)))) if rows.all() else math.nan

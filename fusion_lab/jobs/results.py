@@ -8,30 +8,47 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 
-from fusion_lab.contracts import Predictions, Spec, Task
-from fusion_lab.evaluation.folds import FoldScores, score_folds, summarise
-from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.contracts import Folds, Predictions, Spec, Task
+from fusion_lab.evaluation.folds import ALL_TASKS, FoldScores, score_folds, summarise
+from fusion_lab.evaluation.intervals import corrected_interval, jackknife_interval
 from fusion_lab.experiment import Materials
+from fusion_lab.training.monitor import undefined_folds, watched
+from fusion_lab.training.plan import TrainingConfig
 
 NAMES = {"auroc": "AUROC", "ap": "AP", "f1": "F1", "r2": "R2", "mae": "MAE", "accuracy": "accuracy"}
 MORE_COLUMNS = 2
+MOST_FOLDS = 24
+"""Folds that a table of folds shows: of more, the worst."""
 
 
 @dataclass(frozen=True)
 class Headline:
     """The score that comparisons go by: mean over tasks of the mean over folds.
 
-    ``folds [K]`` is the mean over tasks in each fold. Where it is undefined in one (``undefined`` counts them), that
-    task counts with its score on the pooled rows, and there is no interval.
+    ``name`` says of which metric; ``folds [K]`` is the mean over tasks in each fold. Where it is undefined in one
+    (``undefined`` counts them), that task counts with its score on the pooled rows, and the interval, where all tasks
+    do, is one over groups: ``note`` says of which, or why there is none.
     """
 
+    name: str
     value: float
     std: float
     low: float
     high: float
     folds: np.ndarray
     undefined: int
+    note: str = ""
+
+    @property
+    def how(self) -> str:
+        """What kind of number it is."""
+        return "pooled over folds" if self.undefined else "mean over folds"
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low)
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Scored:
         selected: Collection[str] = (),
     ) -> Scored:
         """Scores predictions of the splits that they hold."""
-        scores = score_folds(predictions, materials.spec)
+        scores = score_folds(predictions, materials.spec, group=materials.dataset.group)
         headlines = {
             split: _headline(scores, materials, monitor, split) for split in sorted(set(predictions.split.tolist()))
         }
@@ -77,13 +94,20 @@ class Scored:
 
 
 def headline_metric(task: Task, monitor: str) -> str:
-    """The metric of a task that comparisons go by: R2 of a regression, AP where it is watched, AUROC otherwise."""
-    return "r2" if task.kind == "regression" else "ap" if monitor == "ap" else "auroc"
+    """The metric of a task that comparisons go by: R2 of a regression, what is watched, AUROC beside a watched loss."""
+    return watched(task, monitor)[0]
 
 
 def headline_name(spec: Spec, monitor: str) -> str:
     """What the headline is called: ``AUROC``, or ``AUROC and R2`` where tasks are of several kinds."""
-    return " and ".join(dict.fromkeys(NAMES[headline_metric(task, monitor)] for task in spec.tasks))
+    metrics = {task.name: headline_metric(task, monitor) for task in spec.tasks}
+    return " and ".join(dict.fromkeys(metric_name(metrics[task.name], (task,)) for task in spec.tasks))
+
+
+def metric_name(metric: str, tasks: Sequence[Task]) -> str:
+    """What a metric of these tasks is called: F1 of classes of which none is the positive one is ``macro F1``."""
+    macro = metric == "f1" and all(task.kind == "multiclass" for task in tasks)
+    return f"macro {NAMES[metric]}" if macro else NAMES[metric]
 
 
 def headline_key(spec: Spec, monitor: str) -> str:
@@ -97,6 +121,15 @@ def score_key(spec: Spec, monitor: str) -> str:
     return metrics.pop() if len(metrics) == 1 else "score"
 
 
+def is_pooled(materials: Materials, training: TrainingConfig) -> bool:
+    """Whether the watched score has no mean over folds, some fold's validation rows leaving it undefined; this is known
+    before anything is trained.
+    """
+    dataset = materials.dataset
+    everything = dataset.gather(torch.arange(len(dataset)))
+    return any(undefined_folds(materials.spec, training, materials.folds, everything))
+
+
 def best_first(rows: Sequence[Scored], split: str) -> list[Scored]:
     """Rows by their headline; those without a value last."""
     return sorted(rows, key=lambda row: -_or_lowest(row.value(split)))
@@ -108,18 +141,40 @@ def fairest(baselines: Sequence[Scored], split: str) -> Scored | None:
 
 
 def table(rows: Sequence[Scored], split: str, spec: Spec, monitor: str) -> list[str]:
-    """Lines of a plain-text table: the headline with its 95 % interval, then metrics that all tasks share."""
+    """Lines of a plain-text table: the headline with its 95 % interval, then metrics that all tasks share; what pooled
+    scores are is said below.
+    """
     first = {headline_metric(task, monitor) for task in spec.tasks}
-    more = [m for m in NAMES if m not in first and any(row.line(split, m) is not None for row in rows)][:MORE_COLUMNS]
-    head = ["", f"{split} {headline_name(spec, monitor)}", "95 % interval", *(NAMES[m] for m in more)]
+    more = [m for m in _beside(first) if any(row.line(split, m) is not None for row in rows)][:MORE_COLUMNS]
+    name, names = headline_name(spec, monitor), [metric_name(metric, spec.tasks) for metric in more]
     body = [[row.label(split), *_headline_cells(row.headlines[split]), *_cells(row, split, more)] for row in rows]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    rule = "  ".join("-" * width for width in widths)
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [head, *body]
-    ]
-    return [lines[0], rule, *lines[1:]]
+    lines = _aligned([["", f"{split} {name}", "95 % interval", *names], *body])
+    return [*lines, *_pooled_lines([row.headlines[split] for row in rows])]
+
+
+def by_fold_lines(scored: Scored, split: str, materials: Materials) -> list[str]:
+    """Lines of a plain-text table of the folds, one per person where folds are people: rows, accuracy, headline.
+
+    Of more than :data:`MOST_FOLDS` folds those with the lowest scores. Tasks without an accuracy show the headline
+    alone; a score that a fold does not define is left blank.
+    """
+    table, folds, headline = scored.scores.table, materials.folds, scored.headlines[split]
+    of = (table["split"] == split) & (table["task"] == ALL_TASKS) & (table["metric"] == "accuracy")
+    accuracy = table[of].sort_values("fold")["value"].to_numpy(float)
+    columns = {**({"accuracy": accuracy} if len(accuracy) else {}), headline.name: headline.folds}
+    first = next(iter(columns.values()))
+    shown = range(len(folds)) if len(folds) <= MOST_FOLDS else np.argsort(first, kind="stable")[:MOST_FOLDS].tolist()
+    rows = part_of(folds, split).sum(1)
+    body = [[folds.names[k], str(rows[k]), *(_number(values[k]) for values in columns.values())] for k in shown]
+    mean = ["mean over folds", str(rows.sum()), *(_mean_and_deviation(values) for values in columns.values())]
+    lines = _aligned([["", f"{split} rows", *columns], *body, mean])
+    left = len(folds) - len(body)
+    return [*lines, f"and {left} folds with higher scores"] if left else lines
+
+
+def part_of(folds: Folds, split: str) -> np.ndarray:
+    """The rows of a split in each fold, bool ``[K,R]``."""
+    return folds.val if split == "val" else folds.test
 
 
 def _headline(scores: FoldScores, materials: Materials, monitor: str, split: str) -> Headline:
@@ -131,13 +186,36 @@ def _headline(scores: FoldScores, materials: Materials, monitor: str, split: str
         per_fold.append(folds)
         values.append(folds.mean() if np.isfinite(folds).all() else _pooled(scores, split, task.name, metric))
     folds = np.mean(per_fold, axis=0)
-    undefined = int(np.isnan(folds).sum())
-    part = materials.folds.val if split == "val" else materials.folds.test
-    sizes = float(materials.folds.train.sum(1).mean()), float(part.sum(1).mean())
-    low, high = (math.nan, math.nan) if undefined else corrected_interval(folds, *sizes)
-    std = float(folds.std(ddof=1)) if len(folds) > 1 else math.nan
+    name, undefined = headline_name(materials.spec, monitor), int(np.isnan(folds).sum())
+    value, std = float(np.mean(values)), float(folds.std(ddof=1)) if len(folds) > 1 else math.nan
     least = -math.inf if any(task.kind == "regression" for task in materials.spec.tasks) else 0.0
-    return Headline(float(np.mean(values)), std, max(low, least), min(high, 1.0), folds, undefined)
+    if undefined:
+        low, high, note = _over_groups(value, scores, materials, monitor, split, (least, 1.0))
+        return Headline(name, value, std, low, high, folds, undefined, note)
+    sizes = float(materials.folds.train.sum(1).mean()), float(part_of(materials.folds, split).sum(1).mean())
+    low, high = corrected_interval(folds, *sizes)
+    return Headline(name, value, std, max(low, least), min(high, 1.0), folds, undefined)
+
+
+def _over_groups(
+    value: float, scores: FoldScores, materials: Materials, monitor: str, split: str, bounds: tuple[float, float]
+) -> tuple[float, float, str]:
+    """Interval of a pooled headline, and over what it was taken or why there is none."""
+    places = [(split, task.name, headline_metric(task, monitor)) for task in materials.spec.tasks]
+    left_out = [scores.left_out[place] for place in places if place in scores.left_out]
+    if not math.isfinite(value):
+        return math.nan, math.nan, "it has no value on all folds' rows together either"
+    if len(left_out) < len(places):
+        return math.nan, math.nan, "of some tasks it is a mean over folds"
+    group, part = materials.dataset.group, part_of(materials.folds, split).any(0)
+    units = f"{int(part.sum())} rows" if group is None else f"{len(np.unique(group[part]))} groups"
+    mean = np.mean(left_out, axis=0)
+    low, high = jackknife_interval(value, mean, bounds)
+    if math.isfinite(low):
+        parts = units if units.startswith(f"{len(mean)} ") else f"{len(mean)} parts of {units}"
+        return low, high, f"by leaving out each of {parts} in turn (jackknife)"
+    why = f"without one of {units} it has no value" if np.isnan(mean).any() else f"no one of {units} changes it"
+    return low, high, why
 
 
 def _pooled(scores: FoldScores, split: str, task: str, metric: str) -> float:
@@ -148,14 +226,48 @@ def _pooled(scores: FoldScores, split: str, task: str, metric: str) -> float:
 
 def _headline_cells(headline: Headline) -> list[str]:
     if headline.undefined:
-        return [f"pooled {headline.value:.3f}", f"undefined in {headline.undefined} folds"]
-    known = math.isfinite(headline.low)
-    return [f"{headline.value:.3f}", f"{headline.low:.3f} to {headline.high:.3f}" if known else "one fold"]
+        value, absent = f"pooled {headline.value:.3f}" if math.isfinite(headline.value) else "undefined", "none"
+    else:
+        value, absent = f"{headline.value:.3f}", "one fold"
+    return [value, f"{headline.low:.3f} to {headline.high:.3f}" if headline.has_interval else absent]
+
+
+def _pooled_lines(headlines: Sequence[Headline]) -> list[str]:
+    """What pooled scores are and over what their intervals are taken, where there are any."""
+    pooled = [headline for headline in headlines if headline.undefined]
+    if not pooled:
+        return []
+    shown = next((headline for headline in pooled if headline.has_interval), pooled[0])
+    where = f"{shown.name} is undefined in {shown.undefined} of {len(shown.folds)} folds"
+    interval = f"interval {shown.note}" if shown.has_interval else f"no interval, for {shown.note}"
+    return [f"pooled: of all folds' rows together, as {where}; {interval}"]
+
+
+def _beside(first: Collection[str]) -> list[str]:
+    """The other metrics, those first that say most beside the headline: the accuracy beside macro F1."""
+    names = [name for name in NAMES if name not in first]
+    return sorted(names, key=lambda name: name != "accuracy") if "f1" in first else names
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns, a rule below the first line."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [told[0], "  ".join("-" * width for width in widths), *told[1:]]
 
 
 def _cells(row: Scored, split: str, metrics: Sequence[str]) -> list[str]:
     lines = [row.line(split, metric) for metric in metrics]
-    return ["" if line is None or not np.isfinite(line["mean"]) else f"{line['mean']:.3f}" for line in lines]
+    return ["" if line is None else _number(line["mean"]) or _number(line["pooled"], "pooled ") for line in lines]
+
+
+def _mean_and_deviation(values: np.ndarray) -> str:
+    std = values.std(ddof=1) if len(values) > 1 else math.nan
+    return f"{_number(values.mean())}{_number(std, ' ± ')}"
+
+
+def _number(value: float, before: str = "") -> str:
+    return f"{before}{value:.3f}" if math.isfinite(value) else ""
 
 
 def _or_lowest(value: float) -> float:

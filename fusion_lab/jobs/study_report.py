@@ -12,10 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fusion_lab.config import dump_yaml
 from fusion_lab.contracts import Spec
+from fusion_lab.evaluation.folds import ALL_TASKS
 from fusion_lab.evaluation.predictions import load_predictions
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.kept import how_many, kept_folder, log_kept
-from fusion_lab.jobs.results import Scored, best_first, fairest, headline_key, headline_name, table
+from fusion_lab.jobs.results import NAMES, Scored, best_first, fairest, headline_key, headline_name, table
 from fusion_lab.jobs.session import STUDY, Session
 from fusion_lab.jobs.tell import view_lines
 from fusion_lab.report.study import Study as StudyFigures
@@ -24,10 +25,10 @@ from fusion_lab.report.study_page import study_html
 from fusion_lab.search.study import INTERRUPTED, REASON, RUN, Study
 from fusion_lab.tracking import views
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
+from fusion_lab.tracking.trial import summary_metrics
 
 TRIALS_SHOWN = 5
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-PARTS = {"": "mean", "_std": "std", "_ci_low": "ci_low", "_ci_high": "ci_high"}
 OPTIMISTIC = "The best of several trials is optimistic: its scores are selected."
 
 
@@ -76,10 +77,14 @@ def _log_kept(study: Study, ranked: Sequence[FrozenTrial], place: Session) -> No
                 log_kept(place.store.run(run_id, place.experiment_id), folder, ".", "checkpoints")
 
 
-def save_study_view(study: Study, spec: Spec, place: Session) -> None:
-    """The link that a person gets: trials and baselines sorted by score, with the settings that were searched."""
+def save_study_view(study: Study, spec: Spec, place: Session, pooled: bool = False) -> None:
+    """The link that a person gets: trials and baselines sorted by score, with the settings that were searched.
+
+    ``pooled``: the score has no mean over folds, so that its columns are those of the pooled one.
+    """
     metric = headline_key(spec, study.base.training.monitor)
-    intervals = [] if metric in ("loss", "score") else [f"val/{metric}_ci_low", f"val/{metric}_ci_high"]
+    score = f"val/{metric}{'_pooled' if pooled else ''}"
+    intervals = [] if metric in ("loss", "score") else [f"{score}_ci_low", f"{score}_ci_high"]
     metrics = ["objective", *intervals]
     searched = sorted({name.split("@")[0] for name in study.space.names()})
     only = f"tags.`{STUDY}` = '{study.name}'"
@@ -108,12 +113,9 @@ def _where(best_file: Path, place: Session, name: str) -> list[str]:
 
 
 def _log_scores(place: Session, best: FrozenTrial, winner: Scored) -> None:
-    for split, prefix in (("val", "val"), ("test", "test_selected")):
-        for metric in ("auroc", "ap", "f1", "r2"):
-            line = winner.line(split, metric)
-            if line is not None:
-                values = {f"{prefix}/{metric}{suffix}": float(line[part]) for suffix, part in PARTS.items()}
-                place.run.metrics(values)
+    shown = winner.summary[(winner.summary["task"] == ALL_TASKS) & winner.summary["metric"].isin(list(NAMES))]
+    named = shown.replace({"split": {"test": "test_selected"}})
+    place.run.metrics(summary_metrics(named, ["val", "test_selected"], {}))
     place.run.metrics({"objective": _value(best), "best_trial": best.number})
 
 
@@ -128,6 +130,7 @@ def _log_pages(
 
 
 def _figures(study: Study, spec: Spec, rows: Sequence[Scored]) -> StudyFigures:
+    metric = headline_key(spec, study.base.training.monitor)
     ended = [t for t in study.trials() if t.state in STATES and t.user_attrs.get(REASON) != INTERRUPTED]
     # a loss has no place on the axis of a score: beside it stand no baselines
     shown = [] if study.base.training.monitor == "loss" else rows
@@ -138,12 +141,13 @@ def _figures(study: Study, spec: Spec, rows: Sequence[Scored]) -> StudyFigures:
     trials = [{"number": t.number, "value": _value(t), "state": STATES[t.state]} for t in ended]
     return StudyFigures(
         name=study.name,
-        metric=headline_key(spec, study.base.training.monitor),
+        metric="macro F1" if metric == "f1" else metric,
         trials=pd.DataFrame(trials),
         params=pd.DataFrame([t.params for t in ended]),
         scores=pd.DataFrame(scores, columns=["name", "kind", "mean", "ci_low", "ci_high"]),
         importance=pd.Series(study.importance(), dtype=float),
         log=study.space.logarithmic(),
+        pooled=any(row.headlines["val"].undefined for row in shown),
     )
 
 

@@ -25,7 +25,8 @@ class Study:
     ``trials``: columns ``number``, ``value`` (NaN where there is none), ``state`` (a key of :data:`STATES`).
     ``params``: one row per trial (the same index), one column per searched parameter, missing where it was not drawn.
     ``scores``: columns ``name``, ``kind`` ("baseline" or "trial"), ``mean``, ``ci_low``, ``ci_high``: what stands in
-    the comparison. ``importance``: share per parameter, empty where it was not computed.
+    the comparison. ``importance``: share per parameter, empty where it was not computed. ``pooled``: scores are those
+    of all folds' rows together, for some fold does not define them.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Study:
     importance: pd.Series = field(default_factory=lambda: pd.Series(dtype=float))
     maximise: bool = True
     log: tuple[str, ...] = ()  # parameters drawn on a logarithmic scale
+    pooled: bool = False
+
+    @property
+    def estimate(self) -> str:
+        """What the comparison's numbers are."""
+        return f"{'pooled' if self.pooled else 'mean'} over folds and 95% interval"
 
     @property
     def baselines(self) -> pd.DataFrame:
@@ -78,7 +85,7 @@ def history_png(study: Study) -> bytes:
 
 
 def comparison_png(study: Study) -> bytes:
-    """Means with their 95% intervals, the best on top; trials filled, baselines hollow."""
+    """Scores with their 95% intervals, the best on top; trials filled, baselines hollow."""
     scores = ordered_scores(study)
     figure = style.new_figure(9.0, 1.3 + 0.32 * len(scores))
     axes = figure.subplots()
@@ -92,7 +99,7 @@ def comparison_png(study: Study) -> bytes:
     axes.invert_yaxis()
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
     _chance(axes, study.metric)
-    title = f"{study.name}: mean over folds and 95% interval"
+    title = f"{study.name}: {study.estimate}"
     style.plain(axes, title, f"validation {style.axis_name(study.metric)}", "")
     axes.legend(fontsize=style.FONT - 1, frameon=False, loc="lower right")
     return style.png(figure)

@@ -99,7 +99,8 @@ def _comparison(study: Study) -> go.Figure:
         figure.add_vline(0.5, line={"color": style.GREY, "dash": "dot", "width": 1})
     figure.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
     figure.update_xaxes(title=f"validation {style.axis_name(study.metric)}")
-    return style.layout(figure, "Mean over folds and 95% interval", 180 + 28 * len(scores))
+    title = f"{study.estimate[:1].upper()}{study.estimate[1:]}"
+    return style.layout(figure, title, 180 + 28 * len(scores))
 
 
 def _importance(study: Study) -> go.Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,17 @@ from fusion_lab.tracking.names import TAG_LENGTH, truncated
 from fusion_lab.tracking.provenance import class_table, modality_table
 
 SPLITS = {"val": "validation rows", "test": "test rows (out of fold)"}
-NAMES = {"auroc": "AUROC", "ap": "average precision", "f1": "F1", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
+NAMES = {
+    "auroc": "AUROC",
+    "ap": "average precision",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "r2": "R²",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
+_UNKNOWN = "(unknown)"
+"""What :func:`~fusion_lab.tracking.provenance.class_table` calls rows without a label."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,14 @@ class DataFacts:
     modalities: pd.DataFrame
     digest: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def multiclass(self) -> frozenset[str]:
+        """Tasks of more than two classes, whose F1 is a mean over them; ``""``, their mean, if all tasks are such."""
+        named = self.classes[self.classes["class"] != _UNKNOWN]
+        counts = named.groupby("task")["class"].count()
+        several = frozenset(counts[counts > 2].index)
+        return several | {""} if len(several) == len(counts) else several
 
 
 @dataclass(frozen=True)
@@ -71,8 +89,10 @@ def describe(
     """Markdown: what was run, on which data, how, the result beside the best baseline, and how to do it again."""
     sections = [what.strip()]
     if scores is not None:
-        sections.append(f"### Result on {SPLITS.get(split, split)}\n{result_table(scores, baseline, split)}")
-    noted = [*_undefined(scores, split), *notes, *data.notes]
+        sections.append(
+            f"### Result on {SPLITS.get(split, split)}\n{result_table(scores, baseline, split, data.multiclass)}"
+        )
+    noted = [*_undefined(scores, split, data.multiclass), *notes, *data.notes]
     if noted:
         sections.append("### To keep in mind\n" + "\n".join(f"- {_line(note)}" for note in dict.fromkeys(noted)))
     sections.append(f"### Data\n{_data_text(data)}")
@@ -81,8 +101,10 @@ def describe(
     return _fitting(sections)
 
 
-def result_table(scores: Scores, baseline: Scores | None, split: str) -> str:
-    """A line per task and metric: mean over folds, deviation, 95% interval, and the baseline's beside it."""
+def result_table(scores: Scores, baseline: Scores | None, split: str, multiclass: Collection[str] = ()) -> str:
+    """A line per task and metric: mean over folds, deviation, 95% interval, and the baseline's beside it. Where a fold
+    leaves the mean undefined, the score of all folds' rows together. ``multiclass``: see :class:`DataFacts`.
+    """
     heads = ["task", "metric", _cell(scores.name), *([f"baseline {_cell(baseline.name)}"] if baseline else [])]
     lines = [heads, ["---"] * len(heads)]
     others = {} if baseline is None else {(o["task"], o["metric"]): o for o in _of(baseline.summary, split)}
@@ -90,7 +112,7 @@ def result_table(scores: Scores, baseline: Scores | None, split: str) -> str:
         task = _cell(line["task"]) if line["task"] else "mean over tasks"
         other = others.get((line["task"], line["metric"]))
         beside = [] if baseline is None else ["–" if other is None else f"{_mean(other)} {_interval(other)}"]
-        lines.append([task, NAMES[line["metric"]], f"**{_mean(line)}** {_interval(line)}", *beside])
+        lines.append([task, _name(line, multiclass), f"**{_mean(line)}** {_interval(line)}", *beside])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -101,25 +123,32 @@ def _of(summary: pd.DataFrame, split: str) -> list[dict[str, Any]]:
     return sorted(shown, key=lambda line: line["task"] != "")
 
 
+def _name(line: dict[str, Any], multiclass: Collection[str]) -> str:
+    macro = line["metric"] == "f1" and line["task"] in multiclass
+    return f"macro {NAMES['f1']}" if macro else NAMES[line["metric"]]
+
+
 def _mean(line: dict[str, Any]) -> str:
     if not np.isfinite(line["mean"]):
         pooled = line.get("pooled", np.nan)
-        return f"undefined (pooled {pooled:.3f})" if np.isfinite(pooled) else "undefined"
+        return f"pooled {pooled:.3f}" if np.isfinite(pooled) else "undefined"
     return f"{line['mean']:.3f} ± {line['std']:.3f}" if np.isfinite(line["std"]) else f"{line['mean']:.3f}"
 
 
 def _interval(line: dict[str, Any]) -> str:
-    if not np.isfinite(line["mean"]) or not np.isfinite(line["ci_low"]):
-        return ""
-    return f"(95%: {line['ci_low']:.3f} to {line['ci_high']:.3f})"
+    of = "" if np.isfinite(line["mean"]) else "pooled_"
+    low, high = (line.get(f"{of}{end}", np.nan) for end in ("ci_low", "ci_high"))
+    return f"(95%: {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
 
 
-def _undefined(scores: Scores | None, split: str) -> list[str]:
+def _undefined(scores: Scores | None, split: str, multiclass: Collection[str]) -> list[str]:
     if scores is None or "undefined" not in scores.summary:
         return []
     missing = [line for line in _of(scores.summary, split) if line["task"] and line["undefined"]]
     return [
-        f"{NAMES[line['metric']]} of {_cell(line['task'])} is undefined in {line['undefined']} folds: no mean is shown."
+        f"{_name(line, multiclass)} of {_cell(line['task'])} is undefined in {line['undefined']} "
+        f"fold{'' if line['undefined'] == 1 else 's'}: "
+        + ("pooled is the score of all folds' rows together." if np.isfinite(line["pooled"]) else "no mean is shown.")
         for line in missing
     ]
 

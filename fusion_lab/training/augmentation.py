@@ -9,13 +9,35 @@ import torch
 from pydantic import Field
 
 from fusion_lab.config import Config
-from fusion_lab.contracts import Batch
+from fusion_lab.contracts import Batch, Spec
 
 
 class AugmentationConfig(Config):
-    """``modality_dropout``: chance that a present modality is hidden from a row; the last one left always stays."""
+    """``modality_dropout``: chance that a present modality is hidden from a row; the last one left always stays.
+
+    The others distort the numeric features of sequences, drawn anew for every row in each epoch, in standard deviations
+    of the training rows (after Um et al., 2017, "Data augmentation of wearable sensor data"): ``scaling`` multiplies a
+    feature over the whole row by 1 + ``scaling`` z, ``offset`` adds ``offset`` z to it, ``jitter`` adds noise of its
+    own to each time step, z being standard normal. A model learns not to go by how a sensor happens to sit.
+    """
 
     modality_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    scaling: float = Field(0.0, ge=0.0, le=1.0)
+    offset: float = Field(0.0, ge=0.0, le=10.0)
+    jitter: float = Field(0.0, ge=0.0, le=10.0)
+
+    @property
+    def distorts(self) -> bool:
+        """Whether values are changed."""
+        return max(self.scaling, self.offset, self.jitter) > 0
+
+
+def augment(batch: Batch, spec: Spec, config: AugmentationConfig, generators: Iterable[np.random.Generator]) -> Batch:
+    """Scaled training rows ``[K,B,...]`` as the model is to see them, each fold by its own generator."""
+    if config.modality_dropout == 0.0 and not config.distorts:
+        return batch
+    own = list(generators)
+    return distort(drop_modalities(batch, config.modality_dropout, own), spec, config, own)
 
 
 def drop_modalities(batch: Batch, p: float, generators: Iterable[np.random.Generator]) -> Batch:
@@ -34,6 +56,33 @@ def drop_modalities(batch: Batch, p: float, generators: Iterable[np.random.Gener
         for m, name in enumerate(names)
     }
     return batch._replace(valid=valid)
+
+
+def distort(batch: Batch, spec: Spec, config: AugmentationConfig, generators: Iterable[np.random.Generator]) -> Batch:
+    """Distorts the numeric features of sequences ``[K,B,T,F]`` where they are valid and observed."""
+    sequences = [m for m in spec.modalities if m.kind == "sequence" and any(f.kind == "numeric" for f in m.features)]
+    if not config.distorts or not sequences:
+        return batch
+    own, inputs = list(generators), dict(batch.inputs)
+    for modality in sequences:
+        x = inputs[modality.name]
+        numeric = torch.tensor([f.kind == "numeric" for f in modality.features], device=x.device)
+        real = batch.observed[modality.name] & batch.valid[modality.name].unsqueeze(-1) & numeric
+        rows, steps, width = x.shape[1:]
+        factor = 1.0 + _normal(own, (rows, 1, width), config.scaling, x)
+        added = _normal(own, (rows, 1, width), config.offset, x) + _normal(own, (rows, steps, width), config.jitter, x)
+        inputs[modality.name] = torch.where(real, x * factor + added, x)
+    return batch._replace(inputs=inputs)
+
+
+def _normal(
+    generators: list[np.random.Generator], shape: tuple[int, ...], deviation: float, like: torch.Tensor
+) -> torch.Tensor:
+    """Normal draws ``[K,*shape]``; a deviation of 0 draws nothing."""
+    if deviation == 0.0:
+        return like.new_zeros(())
+    drawn = np.stack([g.standard_normal(shape, dtype=np.float32) for g in generators])
+    return torch.from_numpy(drawn * np.float32(deviation)).to(like)
 
 
 def _any_step(valid: torch.Tensor) -> torch.Tensor:

@@ -141,9 +141,11 @@ class _CrossValidation:
             self._keep_better(place, -float(losses[place]) if by_loss else float(means[place]), scores)
 
     def _keep_better(self, place: int, value: float, scores: dict[str, Tensor]) -> None:
-        """Keeps a running fold's weights and scores if ``value`` is its best yet, or ends it once patience is over."""
+        """Keeps a running fold's weights and scores if ``value`` is its best yet (or the last is asked for), or ends it
+        once patience is over.
+        """
         state, k = self.state, self.state.alive[place]
-        if value > state.watched[k]:
+        if value > state.watched[k] or self.plan.training.restore == "last":
             state.watched[k], state.best_epoch[k] = value, state.epoch
             for name, best in state.best_weights.items():
                 best[k] = state.weights[name][place]
@@ -223,7 +225,8 @@ class _CrossValidation:
         if not names:
             return ()
         monitor = self.plan.training.monitor
+        score = "macro F1" if monitor == "f1" else monitor
         return (
-            f"{', '.join(names)}: {monitor} is undefined on the validation rows; stopped by the validation loss, and "
-            f"the mean over folds is the {monitor} of all folds' validation rows together",
+            f"{', '.join(names)}: {score} is undefined on the validation rows; stopped by the validation loss, and "
+            f"the mean over folds is the {score} of all folds' validation rows together",
         )

@@ -21,15 +21,22 @@ from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.zoo import Model
 
 Mode = Literal["stacked", "loop"]
+Monitor = Literal["auroc", "ap", "f1", "loss"]
 
 
 class TrainingConfig(Config):
     """How long and how folds are trained.
 
     ``monitor`` is the validation score that stops a fold and picks its epoch, and the objective of a search: the mean
-    over tasks of ``auroc`` or ``ap`` (R2 for a regression), or minus the validation ``loss``. A fold in which it is
-    undefined (validation rows of one class) stops by its validation loss. ``undefined`` says what the mean over folds
-    becomes then: ``pooled``, the score of the pooled validation predictions of all folds, or ``refuse``.
+    over tasks of ``auroc``, ``ap`` or ``f1`` (R2 for a regression), or minus the validation ``loss``. ``f1`` is the
+    macro F1 of the most probable class, of multiclass tasks alone: that of a binary task depends on a threshold, which
+    is tuned on the same rows. A fold in which the score is undefined (validation rows that lack a class) stops by its
+    validation loss. ``undefined`` says what the mean over folds becomes then: ``pooled``, the score of the pooled
+    validation predictions of all folds, or ``refuse``.
+
+    ``restore`` says which weights a fold keeps: those of its ``best`` epoch, or of the ``last`` one, without patience.
+    Where validation rows are few, or of other people than those asked about, the best epoch is one that chance chose,
+    and a learning rate that falls to 0 makes the last one good.
 
     ``mode`` says how folds are computed, which decides the time and not what comes out: all in one step (``stacked``),
     one after the other (``loop``), or whichever of the two is quicker here (``auto``). ``stack_size`` folds share a
@@ -39,7 +46,8 @@ class TrainingConfig(Config):
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(32, ge=2)
     patience: int = Field(15, ge=1)
-    monitor: Literal["auroc", "ap", "loss"] = "auroc"
+    restore: Literal["best", "last"] = "best"
+    monitor: Monitor = "auroc"
     undefined: Literal["pooled", "refuse"] = "pooled"
     mode: Literal["auto", "stacked", "loop"] = "auto"
     stack_size: int | None = Field(None, ge=1)

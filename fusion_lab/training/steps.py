@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusion_lab.blocks.randomness import draw_noise, generator
 from fusion_lab.contracts import Batch
-from fusion_lab.training.augmentation import drop_modalities
+from fusion_lab.training.augmentation import augment
 from fusion_lab.training.batches import Padded, draw, gather
 from fusion_lab.training.leaves import Leaves, take
 from fusion_lab.training.optimiser import StackedAdamW, learning_rate
@@ -74,7 +74,7 @@ class Steps:
         plan = self.plan
         names = [plan.folds.names[k] for k in self.alive]
         draws = (generator(plan.seed, plan.trial, "augment", name, place) for name in names)
-        batch = drop_modalities(self.batch(rows), plan.augmentation.modality_dropout, draws)
+        batch = augment(self.batch(rows), plan.dataset.spec, plan.augmentation, draws)
         if self._draws is None:
             self._draws = stack.draws(batch)
         noise = np.stack([draw_noise(self._draws, plan.seed, plan.trial, "dropout", name, place) for name in names])

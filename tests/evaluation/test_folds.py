@@ -6,7 +6,8 @@ from sklearn.metrics import average_precision_score, f1_score, mean_absolute_err
 
 from fusion_lab.contracts import ConfigError, DataError, Folds, Predictions, Spec, Task
 from fusion_lab.evaluation.folds import objective, score_folds, summarise
-from fusion_lab.evaluation.intervals import corrected_interval
+from fusion_lab.evaluation.intervals import corrected_interval, jackknife_interval
+from fusion_lab.evaluation.metrics import METRICS
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.evaluation.thresholds import best_f1_threshold
 
@@ -119,6 +120,67 @@ def test_a_mean_over_fewer_folds_is_never_shown():
     assert "threshold 0.5" in summary.loc[("test", "death", "f1"), "note"]
 
 
+SITE = Task("site", "multiclass", ("a", "b", "c"))
+
+
+def _of_groups(seed=0, lacking=(1, 3)):
+    """Classes of rows in seven groups, which are not the folds; a class is lacking in some of the folds."""
+    rng = np.random.default_rng(seed)
+    rows = _predictions(seed, tasks=())
+    count = len(rows.fold)
+    target = rng.integers(0, 3, count).astype(float)
+    target[np.isin(rows.fold, lacking) & (target == 2)] = 0
+    score = 0.4 * np.eye(3)[target.astype(int)] + 0.6 * rng.dirichlet(np.ones(3), count)
+    known = {"site": rng.random(count) < 0.9}
+    group = np.array([f"g{g}" for g in rng.integers(0, 7, count)])
+    return Predictions(rows.fold, rows.split, rows.row, {"site": target}, known, {"site": score}), group
+
+
+def test_pooled_scores_have_the_interval_of_a_jackknife_over_groups_where_a_fold_has_no_score():
+    predictions, group = _of_groups()
+    spec = Spec((), (SITE,))
+    summary = summarise(score_folds(predictions, spec, group=group), _folds(), level=0.9)
+    summary = summary.set_index(["split", "task", "metric"]).sort_index()
+
+    def scored(metric, part):
+        target, score = _known(part, "site", "test")
+        if metric == "f1":
+            return f1_score(target, score.argmax(-1), average="macro")
+        return roc_auc_score(target, score, multi_class="ovr")
+
+    for metric in ("f1", "auroc"):
+        left_out = [scored(metric, predictions.where(group[predictions.row] != name)) for name in np.unique(group)]
+        expected = jackknife_interval(scored(metric, predictions), np.array(left_out), (0, 1), level=0.9)
+        for task in ("site", ""):
+            row = summary.loc[("test", task, metric)]
+            assert (row["pooled_ci_low"], row["pooled_ci_high"]) == pytest.approx(expected)
+            assert row["pooled_ci_low"] < row["pooled"] < row["pooled_ci_high"]
+            assert row["undefined"] == 2
+    defined = summary[summary["undefined"] == 0]
+    assert len(defined)
+    assert defined[["pooled_ci_low", "pooled_ci_high"]].isna().all(axis=None)
+
+
+def test_a_class_that_one_group_alone_holds_leaves_a_pooled_score_without_interval():
+    predictions, group = _of_groups()
+    alone = np.where(predictions.target["site"][np.argsort(predictions.row)] == 2, "other", group)
+    summary = summarise(score_folds(predictions, Spec((), (SITE,)), group=alone), _folds())
+    row = summary.set_index(["split", "task", "metric"]).sort_index().loc[("val", "site", "f1")]
+    assert np.isfinite(row["pooled"])
+    assert np.isnan(row[["pooled_ci_low", "pooled_ci_high"]].astype(float)).all()
+
+
+def test_rows_without_groups_are_left_out_row_by_row():
+    predictions = _one_class(_predictions(), "death", fold=2)
+    each = np.array([f"row {row}" for row in range(len(predictions.row))])
+    by_row, by_group = (summarise(score_folds(predictions, SPEC, group=group), _folds()) for group in (None, each))
+    row = by_row.set_index(["split", "task", "metric"]).sort_index().loc[("val", "death", "auroc")]
+    other = by_group.set_index(["split", "task", "metric"]).sort_index().loc[("val", "death", "auroc")]
+    for summary in (row, other):  # rows are dealt to blocks by their names, so that the two differ a little
+        assert summary["pooled_ci_low"] < summary["pooled"] < summary["pooled_ci_high"]
+    assert row["pooled_ci_low"] == pytest.approx(other["pooled_ci_low"], abs=0.05)
+
+
 def test_one_fold_has_a_mean_and_no_interval():
     predictions = _predictions()
     single = predictions.where(predictions.fold == 0)
@@ -146,7 +208,7 @@ def test_tasks_of_different_kinds_share_the_metrics_they_have_in_common():
     predictions.known["site"] = np.ones(count, bool)
     spec = Spec((), (DEATH, Task("site", "multiclass", ("a", "b", "c"))))
     table = score_folds(predictions, spec).table
-    assert set(table[table["task"] == ""]["metric"]) == {"auroc", "ap", "f1", "accuracy", "log_loss"}
+    assert set(table[table["task"] == ""]["metric"]) == METRICS["binary"].keys() & METRICS["multiclass"].keys()
     assert table[table["task"] == "site"]["n_positive"].isna().all()
     with pytest.raises(ConfigError, match=r"'site', found 'brier'"):
         objective(predictions, spec, "brier")

@@ -115,6 +115,23 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
     assert missed <= stats.binom.ppf(0.9995, len(runs), 0.08)  # percentiles are a little narrow at 60 rows
 
 
+def test_the_bootstrap_of_a_few_groups_covers_the_truth_too():
+    """Five groups of unequal size whose rows share their luck, of which plain percentiles miss one in six."""
+    code = np.repeat(np.arange(5), [2, 3, 4, 5, 6])
+    shared, own = 0.5, 0.1
+    spread = np.hypot(shared, own)
+    truth = 2.0 - stats.foldnorm.mean(1 / spread, scale=spread)
+
+    def found(run):
+        rng = np.random.default_rng(run)
+        ours = 1 + shared * rng.normal(size=5)[code] + own * rng.normal(size=len(code))
+        return paired_rows(closeness, np.zeros(len(code)), ours, np.full(len(code), 2.0), code, draws=300, seed=run)
+
+    runs = [found(run) for run in range(200)]
+    missed = sum(not found.low <= truth <= found.high for found in runs)
+    assert missed <= stats.binom.ppf(0.9995, len(runs), 0.08)
+
+
 def test_a_clearly_better_model_is_told_and_a_clearly_worse_one_is_not():
     target, ours, other = _values(80, (0.2, 1.0), 0)
     found = paired_rows(closeness, target, ours, other, draws=500)

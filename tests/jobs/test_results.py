@@ -1,16 +1,32 @@
 """What stands beside what: one score per comparison, and optimistic ones marked."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from jobs_stage import SPACE, TINY
+from sklearn.metrics import accuracy_score, f1_score
+from subjects_material import ONE_CLASS, ROWS, subject_out
 
 from fusion_lab.cli import main
 from fusion_lab.config import load_yaml
-from fusion_lab.contracts import Predictions
+from fusion_lab.contracts import ConfigError, Predictions
 from fusion_lab.evaluation.folds import objective
+from fusion_lab.evaluation.intervals import jackknife_interval
 from fusion_lab.experiment import Materials, override, read_experiment, resolve
 from fusion_lab.jobs.kept import how_many, kept_folder
-from fusion_lab.jobs.results import Scored, fairest, headline_key, table
+from fusion_lab.jobs.results import (
+    MOST_FOLDS,
+    Scored,
+    by_fold_lines,
+    fairest,
+    headline_key,
+    headline_name,
+    is_pooled,
+    table,
+)
+from fusion_lab.jobs.study_report import save_study_view
+from fusion_lab.tracking import views
 from fusion_lab.training import Diverged, cross_validate
 
 MIXED = {"outcome": {"kind": "binary"}, "dose": {"kind": "regression"}, "grade": {"kind": "multiclass"}}
@@ -71,6 +87,114 @@ def test_a_single_fold_has_no_interval_and_says_why():
     materials, result = made({"folds.protocol": "holdout"})
     scored = Scored.of("model", "model", result.predictions, materials, "auroc")
     assert "one fold" in table([scored], "val", materials.spec, "auroc")[2]
+
+
+@pytest.fixture(scope="module")
+def subjects():
+    """Seven people left out in turn under macro F1, one of whom does one activity only."""
+    experiment, materials = subject_out()
+    materials.check(experiment)
+    return materials, cross_validate(materials.plan(experiment))
+
+
+def macro(predictions: Predictions) -> float:
+    return f1_score(predictions.target["act"], predictions.score["act"].argmax(-1), average="macro")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_macro_f1_that_a_fold_does_not_define_is_pooled_with_an_interval_over_people(subjects, split):
+    materials, result = subjects
+    scored = Scored.of("model", "model", result.predictions, materials, "f1")
+    headline, part = scored.headlines[split], result.predictions.of(split)
+    person = materials.dataset.group[part.row]
+    left_out = np.array([macro(part.where(person != name)) for name in ROWS])
+    assert headline.value == pytest.approx(macro(part))
+    assert (headline.low, headline.high) == pytest.approx(jackknife_interval(macro(part), left_out, (0, 1)))
+    assert (headline.undefined, headline.how) == (1, "pooled over folds")
+    if split == "val":
+        assert headline.value == pytest.approx(objective(result.predictions, materials.spec, "f1")[0])
+    lines = table([scored], split, materials.spec, "f1")
+    assert f"{split} macro F1" in lines[0]
+    assert f"pooled {headline.value:.3f}" in lines[2]
+    assert f"{headline.low:.3f} to {headline.high:.3f}" in lines[2]
+    assert "undefined in 1 of 7 folds; interval by leaving out each of 7 groups in turn" in lines[-1]
+
+
+def test_whether_a_score_will_be_pooled_is_known_before_training(subjects):
+    experiment, materials = subject_out()
+    assert is_pooled(materials, experiment.training)
+    assert not is_pooled(materials, experiment.training.model_copy(update={"monitor": "loss"}))
+    _, even = subject_out({"folds.val_groups": 2})
+    assert not is_pooled(even, experiment.training)
+
+
+def test_a_saved_view_shows_the_columns_that_have_values(monkeypatch):
+    experiment, materials = subject_out()
+    saved = []
+    monkeypatch.setattr(views, "save_view", lambda *given: saved.append(given[-1]))
+    study = SimpleNamespace(base=experiment, name="people", space=SimpleNamespace(names=lambda: ["optimiser.lr"]))
+    for pooled in (False, True):
+        save_study_view(study, materials.spec, SimpleNamespace(store=None, experiment_id="1"), pooled)
+    ends = ("ci_low", "ci_high")
+    for state, score in zip(saved, ("val/f1", "val/f1_pooled"), strict=True):
+        assert [f"metrics.`{score}_{end}`" in state["columnOrder"] for end in ends] == [True, True]
+
+
+def test_the_accuracy_stands_beside_macro_f1(subjects):
+    materials, result = subjects
+    scored = Scored.of("model", "model", result.predictions, materials, "f1")
+    head, _, row, _ = table([scored], "test", materials.spec, "f1")
+    assert "accuracy" in head
+    assert f"{scored.line('test', 'accuracy')['mean']:.3f}" in row
+    assert (headline_name(materials.spec, "f1"), headline_key(materials.spec, "f1")) == ("macro F1", "f1")
+
+
+def test_a_table_of_folds_has_the_accuracy_of_each_person(subjects, monkeypatch):
+    materials, result = subjects
+    scored = Scored.of("model", "model", result.predictions, materials, "f1")
+    lines = by_fold_lines(scored, "test", materials)
+    assert lines[0].split() == ["test", "rows", "accuracy", "macro", "F1"]
+    accuracies = []
+    for k, (name, line) in enumerate(zip(ROWS, lines[2:-1], strict=True)):
+        part = result.predictions.of("test", k)
+        accuracies.append(accuracy_score(part.target["act"], part.score["act"].argmax(-1)))
+        defined = [] if name == ONE_CLASS else [f"{macro(part):.3f}"]
+        assert line.split() == [name, str(ROWS[name]), f"{accuracies[-1]:.3f}", *defined]
+    assert f"{np.mean(accuracies):.3f} ± {np.std(accuracies, ddof=1):.3f}" in lines[-1]
+    monkeypatch.setattr("fusion_lab.jobs.results.MOST_FOLDS", 2)
+    assert len(ROWS) <= MOST_FOLDS
+    shorter = by_fold_lines(scored, "test", materials)
+    assert {line.split()[0] for line in shorter[2:4]} == {list(ROWS)[k] for k in np.argsort(accuracies)[:2]}
+    assert shorter[4:] == [lines[-1], "and 5 folds with higher scores"]
+
+
+def test_a_pooled_score_says_why_it_has_no_interval(subjects):
+    materials, result = subjects
+    part = result.predictions
+    right = np.eye(3)[part.target["act"].astype(int)]
+    perfect = Predictions(part.fold, part.split, part.row, part.target, part.known, {"act": right})
+    scored = Scored.of("perfect", "model", perfect, materials, "f1")
+    lines = table([scored], "test", materials.spec, "f1")
+    assert lines[2].split()[:4] == ["perfect", "pooled", "1.000", "none"]
+    assert lines[-1].endswith("no interval, for no one of 7 groups changes it")
+
+
+def test_a_class_that_one_person_alone_has_leaves_no_interval(subjects):
+    materials, result = subjects
+    part, group = result.predictions, materials.dataset.group
+    alone = np.where(group[part.row] == ONE_CLASS, 2.0, np.minimum(part.target["act"], 1.0))
+    changed = Predictions(part.fold, part.split, part.row, {"act": alone}, part.known, part.score)
+    scored = Scored.of("model", "model", changed, materials, "f1")
+    assert np.isfinite(scored.value("test"))
+    assert not scored.headlines["test"].has_interval
+    last = table([scored], "test", materials.spec, "f1")[-1]
+    assert last.endswith("no interval, for without one of 7 groups it has no value")
+
+
+def test_f1_of_a_binary_task_is_refused_before_anything_is_trained():
+    experiment = resolve(override({"name": "tiny", **TINY}, {"training.monitor": "f1"}), "tiny")
+    with pytest.raises(ConfigError, match="training.monitor: f1 .* task outcome is binary: expected auroc, ap or loss"):
+        Materials.load(experiment).check(experiment)
 
 
 def test_a_study_over_tasks_of_several_kinds_runs_to_its_end(stage, capsys):
@@ -146,7 +270,7 @@ def test_a_training_that_diverges_is_told_in_one_line(stage, capsys, monkeypatch
     def diverge(*_):
         raise Diverged("fold 0: the training loss of epoch 1 is nan")
 
-    monkeypatch.setattr("fusion_lab.jobs.train.cross_validate", diverge)
+    monkeypatch.setattr("fusion_lab.jobs.crossval.cross_validate", diverge)
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--experiment=tiny"])
     assert stopped.value.code == 2

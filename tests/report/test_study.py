@@ -36,6 +36,11 @@ def test_parameters_that_vary_stand_most_important_first(study):
     assert ordered_params(study) == ["model.fusion", "optimiser.lr", "model.dropout"]
 
 
+def test_a_comparison_of_pooled_scores_says_so(study):
+    assert "Mean over folds and 95% interval" in study_html(study)
+    assert "Pooled over folds and 95% interval" in study_html(replace(study, pooled=True))
+
+
 def test_a_switch_is_no_number():
     assert is_number(pd.Series([1, 2.5, None]))
     assert not is_number(pd.Series([True, False], dtype=object))

@@ -46,8 +46,30 @@ def test_the_best_baseline_stands_beside_the_result(summary):
     assert table[0] == "| task | metric | `trial 3` | baseline `logistic` |"
     assert table[2].endswith("| – |")
     assert "0.710 ± 0.030** (95%: 0.650 to 0.770) | 0.701 ± 0.040 (95%: 0.600 to 0.800) |" in table[3]
-    assert "undefined (pooled 0.440)" in table[4]
+    assert "| **pooled 0.440**  |" in table[4]
     assert {line.count(" | ") for line in table} == {3}
+
+
+def test_a_pooled_score_stands_with_its_own_interval_and_f1_of_several_classes_is_called_macro():
+    columns = ["split", "task", "metric", "mean", "std", "ci_low", "ci_high", "pooled", "undefined"]
+    lines = [
+        ("val", task, metric, *((np.nan,) * 4 if metric == "f1" else (0.8, 0.1, 0.7, 0.9)), 0.931, 2 * (metric == "f1"))
+        for task in ("act", "")
+        for metric in ("f1", "accuracy")
+    ]
+    summary = pd.DataFrame(lines, columns=columns).assign(pooled_ci_low=0.88, pooled_ci_high=0.97)
+    several = pd.DataFrame(
+        [("act", name, 10, 2) for name in ("sit", "walk", "run", "(unknown)")],
+        columns=["task", "class", "rows", "groups"],
+    )
+    data = DataFacts(40, 7, several, MODALITIES, "abcdef123456")
+    text = describe("What.", data, "7 folds.", "the command", Scores("model", summary))
+    assert "| mean over tasks | macro F1 | **pooled 0.931** (95%: 0.880 to 0.970) |" in text
+    assert "| `act` | accuracy | **0.800 ± 0.100** (95%: 0.700 to 0.900) |" in text
+    assert "macro F1 of `act` is undefined in 2 folds: pooled is the score of all folds' rows together." in text
+    both = DataFacts(40, 7, pd.concat([several, CLASSES]), MODALITIES, "abcdef123456")
+    assert both.multiclass == {"act"}
+    assert "| mean over tasks | F1 |" in describe("What.", both, "7 folds.", "the command", Scores("model", summary))
 
 
 def test_a_long_description_keeps_its_command():

@@ -1,15 +1,16 @@
-"""Laws of modality dropout."""
+"""Laws of modality dropout and of distorted sequences."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_lab.blocks.randomness import generator
-from fusion_lab.contracts import Batch
-from fusion_lab.training.augmentation import drop_modalities
+from fusion_lab.contracts import Batch, Feature, Modality, Spec
+from fusion_lab.training.augmentation import AugmentationConfig, augment, distort, drop_modalities
 
 NAMES = ("a", "b", "steps")
 
@@ -90,3 +91,91 @@ def test_generators_are_made_one_by_one_and_only_where_they_are_needed():
     assert len(made) == 2
     drop_modalities(present, 0.0, lazily())
     assert len(made) == 2
+
+
+WALK = Modality("walk", "sequence", (Feature("pace"), Feature("stairs", "binary"), Feature("turn")), 5)
+CLINIC = Modality("clinic", "vector", (Feature("age"),))
+SPEC = Spec((WALK, CLINIC), ())
+
+
+def walks(folds: int = 2, rows: int = 6) -> Batch:
+    """Normal values; the first step is padding, one cell in five is missing."""
+    rng = np.random.default_rng(3)
+    valid = {"walk": torch.ones(folds, rows, 5, dtype=torch.bool), "clinic": torch.ones(folds, rows, dtype=torch.bool)}
+    valid["walk"][..., 0] = False
+    observed = {
+        "walk": torch.from_numpy(rng.random((folds, rows, 5, 3)) < 0.8) & valid["walk"].unsqueeze(-1),
+        "clinic": torch.ones(folds, rows, 1, dtype=torch.bool),
+    }
+    inputs = {
+        "walk": torch.from_numpy(rng.normal(size=(folds, rows, 5, 3))).float() * valid["walk"].unsqueeze(-1),
+        "clinic": torch.from_numpy(rng.normal(size=(folds, rows, 1))).float(),
+    }
+    return Batch(inputs, valid, observed, {}, {}, {}, torch.ones(folds, rows))
+
+
+def distorted(batch: Batch, seed: int = 0, **config: float) -> torch.Tensor:
+    folds = len(batch.weight)
+    return distort(batch, SPEC, AugmentationConfig(**config), generators(seed, folds)).inputs["walk"]
+
+
+@pytest.mark.parametrize("config", [{"scaling": 0.5}, {"offset": 1.0}, {"jitter": 1.0}])
+def test_only_numeric_cells_of_sequences_that_are_there_are_distorted(config):
+    before = walks()
+    after = distort(before, SPEC, AugmentationConfig(**config), generators(0, 2))
+    real = before.observed["walk"] & torch.tensor([True, False, True])
+    changed = after.inputs["walk"] != before.inputs["walk"]
+    assert torch.equal(changed, real)
+    assert torch.equal(after.inputs["clinic"], before.inputs["clinic"])
+    assert after._replace(inputs=before.inputs) == before
+
+
+def test_an_offset_and_a_factor_are_the_same_over_a_row_and_jitter_is_not():
+    before = walks()
+    x, real = before.inputs["walk"], before.observed["walk"] & torch.tensor([True, False, True])
+
+    def spread(change: torch.Tensor) -> torch.Tensor:
+        """Deviation over the real steps of each row's feature, where there are two or more."""
+        several = real.sum(2) > 1
+        of_rows = torch.where(real, change, torch.nan).double().movedim(2, -1)[several]
+        return torch.from_numpy(np.nanstd(of_rows.numpy(), axis=-1))
+
+    assert (spread(distorted(before, offset=1.0) - x) < 1e-6).all()
+    assert (spread(distorted(before, scaling=0.5) / x) < 1e-5).all()
+    assert (spread(distorted(before, jitter=1.0) - x) > 1e-3).all()
+
+
+def test_deviations_are_those_asked_for():
+    rows = 4000
+    batch = walks(1, rows)
+    real = batch.observed["walk"] & torch.tensor([True, False, True])
+    x = batch.inputs["walk"]
+    for found, deviation, independent in [
+        ((distorted(batch, jitter=0.3) - x)[real], 0.3, int(real.sum())),
+        ((distorted(batch, offset=0.4) - x)[real], 0.4, 2 * rows),
+        ((distorted(batch, scaling=0.2) / x - 1)[real], 0.2, 2 * rows),
+    ]:
+        assert abs(float(found.mean())) < 5 * deviation / np.sqrt(independent)
+        np.testing.assert_allclose(float(found.std()), deviation, rtol=5 / np.sqrt(independent))
+
+
+def test_a_fold_distorts_by_its_own_generator_alone():
+    before = walks(3)
+    every = distorted(before, offset=1.0, jitter=0.1)
+    picked = Batch(*({n: t[[2]] for n, t in part.items()} for part in before[:-1]), weight=before.weight[[2]])
+    config = AugmentationConfig(offset=1.0, jitter=0.1)
+    alone = distort(picked, SPEC, config, [generator(0, 2)]).inputs["walk"]
+    assert torch.equal(alone[0], every[2])
+
+
+def test_hidden_modalities_are_drawn_as_they_are_without_distortion():
+    before, dropout = walks(), {"modality_dropout": 0.5}
+    plain = augment(before, SPEC, AugmentationConfig(**dropout), generators(1, 2))
+    both = augment(before, SPEC, AugmentationConfig(**dropout, offset=1.0), generators(1, 2))
+    assert all(torch.equal(plain.valid[name], both.valid[name]) for name in plain.valid)
+    assert torch.equal(drop_modalities(before, 0.5, generators(1, 2)).valid["walk"], plain.valid["walk"])
+
+
+def test_nothing_asked_for_is_the_same_batch():
+    before = walks()
+    assert augment(before, SPEC, AugmentationConfig(), generators(0, 2)) is before

@@ -7,10 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, r2_score, roc_auc_score
 
-from fusion_lab.contracts import Modality, Spec, Task
-from fusion_lab.training.monitor import auroc, flat_steps, mean_over_folds, probabilities, watched
+from fusion_lab.contracts import ConfigError, Modality, Spec, Task
+from fusion_lab.evaluation.metrics import measure
+from fusion_lab.training.monitor import (
+    auroc,
+    check_monitor,
+    flat_steps,
+    macro_f1,
+    mean_over_folds,
+    probabilities,
+    watched,
+)
 from fusion_lab.training.targets import TargetScale
 
 BINARY = Task("relapse", "binary", ("no", "yes"))
@@ -52,9 +61,51 @@ def test_auroc_of_a_multiclass_task_is_the_mean_of_one_class_against_the_rest(se
     np.testing.assert_allclose(auroc(GRADE, score, target, known), own, atol=1e-12)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_f1_of_a_multiclass_task_is_scikit_learns_macro_f1_of_the_most_probable_class(seed):
+    score, target, known = drawn(seed, 3)
+    name, function = watched(GRADE, "f1")
+    found = function(GRADE, score, target, known)
+    own = [
+        f1_score(t[k], s[k].argmax(-1), average="macro", zero_division=0)
+        for s, t, k in zip(score.numpy(), target.numpy(), known.numpy(), strict=True)
+    ]
+    assert name == "f1"
+    np.testing.assert_allclose(found, own, atol=1e-12)
+
+
+def test_macro_f1_is_undefined_where_the_metric_is_and_the_mean_is_pooled_then():
+    score, target, known = drawn(1, 3)
+    target[1][target[1] == 2] = 0
+    known[0] &= target[0] != 1
+    found = macro_f1(GRADE, score, target, known)
+    arrays = zip(score.numpy(), target.numpy(), known.numpy(), strict=True)
+    np.testing.assert_allclose(found, [measure(GRADE, "f1", t[k], s[k]) for s, t, k in arrays])
+    assert torch.isnan(found).tolist() == [True, True, False]
+    together = f1_score(target[known], score[known].argmax(-1), average="macro")
+    assert mean_over_folds(GRADE, macro_f1, score, target, known) == pytest.approx(together)
+    score[2, 5, 1], known[2, 5] = torch.nan, False
+    assert not torch.isnan(macro_f1(GRADE, score, target, known)[2])  # a row that does not count
+    known[2, 5] = True
+    assert torch.isnan(macro_f1(GRADE, score, target, known)[2])
+
+
+def test_f1_is_refused_where_it_would_depend_on_a_threshold():
+    def of(*tasks: Task) -> Spec:
+        return Spec((Modality("m", "vector", ()),), tasks)
+
+    check_monitor(of(GRADE, DOSE), "f1")
+    check_monitor(of(GRADE, BINARY), "auroc")
+    with pytest.raises(
+        ConfigError, match=r"training.monitor: f1 .* task relapse is binary: expected auroc, ap or loss"
+    ):
+        check_monitor(of(GRADE, BINARY), "f1")
+
+
 def test_a_regression_is_watched_by_r2_whatever_the_monitor():
     score, target, known = drawn(0, 4)
-    for monitor in ("auroc", "ap", "loss"):
+    for monitor in ("auroc", "ap", "f1", "loss"):
         name, function = watched(DOSE, monitor)
         found = function(DOSE, score[..., 0], target, known)
         assert name == "r2"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_plans import OWN, REGRESSION, TWO_TASKS, make_plan, pick
 
-from fusion_lab.contracts import DataError
+from fusion_lab.contracts import ConfigError, DataError
 from fusion_lab.evaluation.folds import objective
 from fusion_lab.objectives import Objective
 from fusion_lab.training import CONTINUE, CrossValidation, Decision, Diverged, Evaluation, cross_validate, steps
@@ -87,22 +87,22 @@ def test_the_same_plan_gives_the_same_bits_and_another_trial_or_seed_does_not():
 
 
 def drawn(plan, monkeypatch) -> tuple[list[bytes], list[bytes]]:
-    """What every step of every fold is given for dropout, and the generators for modality dropout, in order."""
+    """What every step of every fold is given for dropout, and the generators for augmentation, in order."""
     noises, generators = [], []
-    gradients, drop = Stack.gradients, steps.drop_modalities
+    gradients, augment = Stack.gradients, steps.augment
 
     def spy_on_noise(stack, weights, batch, noise, *rest):
         noises.extend(own.numpy().tobytes() for own in noise)
         return gradients(stack, weights, batch, noise, *rest)
 
-    def spy_on_generators(batch, p, given):
+    def spy_on_generators(batch, spec, config, given):
         kept = list(given)
         generators.extend(pickle.dumps(own.bit_generator.state) for own in kept)
-        return drop(batch, p, kept)
+        return augment(batch, spec, config, kept)
 
     with monkeypatch.context() as patch:
         patch.setattr(Stack, "gradients", spy_on_noise)
-        patch.setattr(steps, "drop_modalities", spy_on_generators)
+        patch.setattr(steps, "augment", spy_on_generators)
         cross_validate(plan)
     return noises, generators
 
@@ -143,9 +143,16 @@ def test_predictions_are_those_of_the_best_weights(mode, size):
             np.testing.assert_allclose(part.score["grade"], torch.softmax(heads["grade"], -1), atol=1e-6)
 
 
-@pytest.mark.parametrize("monitor", ["auroc", "ap", "loss"])
+def watching(monitor: str) -> dict[str, object]:
+    """Settings of two tasks; F1 is watched of multiclass ones alone."""
+    grade = {"kind": "multiclass", "classes": 3}
+    tasks = {"data.tasks": {"outcome": grade, "grade": grade}} if monitor == "f1" else {}
+    return {**TWO_TASKS, **tasks, "training.monitor": monitor}
+
+
+@pytest.mark.parametrize("monitor", ["auroc", "ap", "f1", "loss"])
 def test_the_best_epoch_has_the_highest_watched_value(monitor):
-    result = cross_validate(make_plan({**TWO_TASKS, "training.monitor": monitor, "training.patience": 2}))
+    result = cross_validate(make_plan({**watching(monitor), "training.patience": 2}))
     for fold in result.folds:
         if monitor == "loss":
             values = [-row["val/loss"] for row in fold.history]
@@ -156,9 +163,9 @@ def test_the_best_epoch_has_the_highest_watched_value(monitor):
         assert waited == 2 if fold.ending == "patience" else (fold.epochs == 5 and waited < 2)
 
 
-@pytest.mark.parametrize("monitor", ["auroc", "ap"])
+@pytest.mark.parametrize("monitor", ["auroc", "ap", "f1"])
 def test_the_last_value_told_is_the_objective_of_the_predictions(monitor):
-    plan = make_plan({**TWO_TASKS, "training.monitor": monitor})
+    plan = make_plan(watching(monitor))
     result, evaluations = told(plan)
     expected, _ = objective(result.predictions, plan.dataset.spec, monitor)
     assert evaluations[-1].value == pytest.approx(expected, abs=1e-9)
@@ -250,6 +257,23 @@ def test_a_fold_with_one_class_stops_by_its_loss_and_the_mean_is_pooled():
     assert evaluations[-1].value == pytest.approx(expected, abs=1e-12)
     assert len(result.notes) == 1
     assert result.notes[0].startswith("fold 1: auroc is undefined")
+
+
+def test_a_fold_without_a_class_is_pooled_under_f1_too():
+    settings = {"data.tasks": {"outcome": {"kind": "multiclass", "classes": 3}}, "training.monitor": "f1"}
+    plan = make_plan(settings, one_class(1))
+    result, evaluations = told(plan)
+    fold = result.folds[1]
+    assert fold.best_epoch == int(np.argmin([row["val/loss"] for row in fold.history])) + 1
+    expected, notes = objective(result.predictions, plan.dataset.spec, "f1")
+    assert notes
+    assert evaluations[-1].value == pytest.approx(expected, abs=1e-12)
+    assert result.notes[0].startswith("fold 1: macro F1 is undefined")
+
+
+def test_f1_of_a_binary_task_is_refused_before_training():
+    with pytest.raises(ConfigError, match="task outcome is binary"):
+        cross_validate(make_plan({**TWO_TASKS, "training.monitor": "f1"}))
 
 
 def test_a_score_that_would_be_undefined_is_refused_before_training():
