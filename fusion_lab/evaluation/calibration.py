@@ -3,11 +3,14 @@ Networks", ICML)."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
-from fusion_lab.contracts import Task
+from fusion_lab.contracts import Predictions, Task
+from fusion_lab.evaluation.metrics import BINS, Bins, confidence_bins, expected_error, largest_error, measure
 
 LEAST, GREATEST = 0.05, 20.0  # temperatures between which one is sought
 
@@ -16,6 +19,69 @@ PRIOR = 0.5
 would ask for certainty otherwise; among hundreds it weighs nothing."""
 
 _EPSILON = 1e-12  # 0 and 1 have no logit
+
+
+class Reliability(NamedTuple):
+    """How far the probabilities of some rows are from what became true. ``nll`` in nats; all NaN without rows, or with
+    scores that are not finite.
+    """
+
+    rows: int
+    ece: float
+    mce: float
+    nll: float
+    bins: Bins
+
+
+class FoldCalibration(NamedTuple):
+    """Test rows of one fold before and after its temperature, which ``fitted_on`` validation labels gave."""
+
+    fold: int
+    temperature: float
+    fitted_on: int
+    before: Reliability
+    after: Reliability
+
+
+class Calibration(NamedTuple):
+    """A task's folds, and the test rows of all folds together."""
+
+    folds: tuple[FoldCalibration, ...]
+    before: Reliability
+    after: Reliability
+
+
+def calibrate(predictions: Predictions, task: Task, bins: int = BINS) -> Calibration:
+    """Calibration of out-of-fold test rows, each fold's with the temperature of its own validation rows.
+
+    ``task`` has classes; the steps of a task per step count as rows.
+    """
+    folds, targets, scores = [], [], []
+    for fold in np.unique(predictions.fold).tolist():
+        target, score = _known(predictions.of("val", fold), task)
+        temperature, fitted_on = fit_temperature(task, score, target), len(target)
+        target, score = _known(predictions.of("test", fold), task)
+        after = with_temperature(task, score, temperature)
+        before_after = reliability(task, target, score, bins), reliability(task, target, after, bins)
+        folds.append(FoldCalibration(fold, temperature, fitted_on, *before_after))
+        targets.append(target)
+        scores.append((score, after))
+    target = np.concatenate(targets)
+    before, after = (np.concatenate(part) for part in zip(*scores, strict=True))
+    return Calibration(tuple(folds), reliability(task, target, before, bins), reliability(task, target, after, bins))
+
+
+def reliability(task: Task, target: np.ndarray, score: np.ndarray, bins: int = BINS) -> Reliability:
+    """Of rows whose label is known: ``target`` [P], ``score`` [P] or [P,C]."""
+    usable = np.isfinite(score).all()
+    found = confidence_bins(target, score, bins) if usable else confidence_bins(target[:0], score[:0], bins)
+    nll = measure(task, "log_loss", target, score)
+    return Reliability(len(target), expected_error(found), largest_error(found), nll, found)
+
+
+def _known(part: Predictions, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    known = part.known[task.name]
+    return part.target[task.name][known], part.score[task.name][known]
 
 
 def fit_temperature(task: Task, score: np.ndarray, target: np.ndarray) -> float:

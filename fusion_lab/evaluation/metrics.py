@@ -16,6 +16,9 @@ Threshold = float | np.ndarray
 
 Metric = Callable[[np.ndarray, np.ndarray, Threshold], float]
 
+BINS = 15
+"""Equal widths that confidences are sorted into, for the calibration errors."""
+
 
 @overload
 def rank_auroc(score: Tensor, target: Tensor, known: Tensor) -> Tensor: ...
@@ -166,6 +169,65 @@ def multiclass_log_loss(target: np.ndarray, score: np.ndarray, threshold: Thresh
     return _mean(-np.log(_open_interval(score[np.arange(len(target)), target.astype(int)])))
 
 
+class Bins(NamedTuple):
+    """Rows by the confidence of their answer, from the lowest, all ``[bins]``: how many, their mean confidence and
+    accuracy, both NaN where there are none.
+    """
+
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def confidence_bins(target: np.ndarray, score: np.ndarray, bins: int = BINS) -> Bins:
+    """Rows in bins of equal width of their top label's probability; a bin holds its upper edge.
+
+    ``target`` [P]: class codes; ``score`` finite [P], of the positive class, or [P,C]. The top label is the more
+    probable class, whatever threshold the task has.
+
+    >>> [part.tolist() for part in confidence_bins(np.array([1, 0]), np.array([0.9, 0.8]), bins=2)]
+    [[0, 2], [nan, 0.8500000000000001], [nan, 0.5]]
+    """
+    confidence, label = top_label(score)
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    count = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=values, minlength=bins) for values in (confidence, label == target))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the answer: no rows
+        return Bins(count, *(total / count for total in sums))
+
+
+def top_label(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probability, float64, and the code of each row's most probable class, from ``score`` [P] or [P,C]."""
+    score = score.astype(float)
+    if score.ndim == 1:
+        return np.maximum(score, 1 - score), (score >= 0.5).astype(int)
+    return score.max(-1), score.argmax(-1)
+
+
+def expected_error(bins: Bins) -> float:
+    """Distance of confidence from accuracy, mean over bins by their rows; NaN without rows."""
+    gap = np.nan_to_num(np.abs(bins.accuracy - bins.confidence))
+    return _ratio(float((bins.count * gap).sum()), int(bins.count.sum()))
+
+
+def largest_error(bins: Bins) -> float:
+    """Distance of confidence from accuracy in the worst bin that holds rows; NaN without rows."""
+    gap = np.abs(bins.accuracy - bins.confidence)
+    return float(np.nanmax(gap)) if bins.count.any() else np.nan
+
+
+def ece(target: np.ndarray, score: np.ndarray, threshold: Threshold = 0.5) -> float:
+    """Expected calibration error of the top label (Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated
+    Probabilities Using Bayesian Binning", AAAI; Guo et al. 2017), in :data:`BINS` bins.
+    """
+    return expected_error(confidence_bins(target, score))
+
+
+def mce(target: np.ndarray, score: np.ndarray, threshold: Threshold = 0.5) -> float:
+    """Maximum calibration error of the top label, in :data:`BINS` bins; sources as of :func:`ece`."""
+    return largest_error(confidence_bins(target, score))
+
+
 def regression_r2(target: np.ndarray, score: np.ndarray, threshold: Threshold = 0.5) -> float:
     """Coefficient of determination; NaN when the target is constant."""
     if _constant(target):
@@ -201,6 +263,8 @@ METRICS: dict[str, dict[str, Metric]] = {
         "accuracy": binary_accuracy,
         "log_loss": binary_log_loss,
         "brier": binary_brier,
+        "ece": ece,
+        "mce": mce,
     },
     "multiclass": {
         "auroc": multiclass_auroc,
@@ -208,6 +272,8 @@ METRICS: dict[str, dict[str, Metric]] = {
         "f1": multiclass_f1,
         "accuracy": multiclass_accuracy,
         "log_loss": multiclass_log_loss,
+        "ece": ece,
+        "mce": mce,
     },
     "regression": {
         "r2": regression_r2,
@@ -227,6 +293,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "accuracy": (0, 1),
     "log_loss": (0, np.inf),
     "brier": (0, 1),
+    "ece": (0, 1),
+    "mce": (0, 1),
     "r2": (-np.inf, 1),
     "mae": (0, np.inf),
     "rmse": (0, np.inf),

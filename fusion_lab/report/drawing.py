@@ -20,7 +20,9 @@ from typing import IO, Any
 
 from fusion_lab.report.attention import summary_of
 from fusion_lab.report.attention_picture import attention_png
+from fusion_lab.report.calibration import calibration_png
 from fusion_lab.report.curves import curves_png
+from fusion_lab.report.subsets import subsets_png
 from fusion_lab.training.results import FoldResult
 
 Draw = Callable[[str, Mapping[str, Any]], bytes]
@@ -43,7 +45,12 @@ def draw_attention(payload: Mapping[str, Any]) -> bytes:
     return attention_png(summary_of(payload))
 
 
-DRAWERS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {"curves": draw_curves, "attention": draw_attention}
+DRAWERS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {
+    "curves": draw_curves,
+    "attention": draw_attention,
+    "calibration": calibration_png,
+    "subsets": subsets_png,
+}
 
 
 def draw_here(kind: str, payload: Mapping[str, Any]) -> bytes:

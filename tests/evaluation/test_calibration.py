@@ -8,8 +8,16 @@ from scipy.optimize import brute
 from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import norm
 
-from fusion_lab.contracts import Task
-from fusion_lab.evaluation.calibration import GREATEST, LEAST, PRIOR, fit_temperature, with_temperature
+from fusion_lab.contracts import Predictions, Task
+from fusion_lab.evaluation.calibration import (
+    GREATEST,
+    LEAST,
+    PRIOR,
+    calibrate,
+    fit_temperature,
+    reliability,
+    with_temperature,
+)
 from fusion_lab.evaluation.metrics import evaluate
 
 EVENT = Task("event", "binary", ("no", "yes"))
@@ -139,3 +147,66 @@ def test_certainty_has_a_finite_cost():
 )
 def test_where_there_is_nothing_to_fit_the_temperature_is_one(task, score, target):
     assert fit_temperature(task, np.array(score), np.array(target, float)) == 1.0
+
+
+def _predictions(task, temperatures, rows=600, known=0.8, steps=()):
+    """Validation and test rows of one fold per temperature, whose logits are so many times too large."""
+    parts = []
+    for fold, temperature in enumerate(temperatures):
+        count = rows * int(np.prod(steps))
+        score, target, _ = _drawn(task, count, temperature, seed=fold)
+        parts.append((score.reshape(rows, *steps, *score.shape[1:]), target.reshape(rows, *steps)))
+    score, target = (np.concatenate(part) for part in zip(*parts, strict=True))
+    split = np.tile(np.repeat(["val", "test"], rows // 2), len(temperatures))
+    told = np.random.default_rng(1).random(target.shape) < known
+    fold = np.repeat(np.arange(len(temperatures)), rows)
+    return Predictions(fold, split, np.arange(len(fold)), {task.name: target}, {task.name: told}, {task.name: score})
+
+
+@pytest.mark.parametrize("steps", [(), (3,)], ids=["rows", "steps"])
+@pytest.mark.parametrize("task", [EVENT, SITE], ids=lambda task: task.kind)
+def test_each_folds_temperature_is_that_of_its_validation_rows_and_serves_its_test_rows(task, steps):
+    predictions = _predictions(task, (3.0, 0.5, 1.0), steps=steps)
+    found, after, targets = calibrate(predictions, task), [], []
+    for fold in found.folds:
+        val, test = (predictions.of(split, fold.fold) for split in ("val", "test"))
+        known = val.known[task.name]
+        expected = fit_temperature(task, val.score[task.name][known], val.target[task.name][known])
+        assert (fold.temperature, fold.fitted_on) == (expected, known.sum())
+        known = test.known[task.name]
+        target, score = test.target[task.name][known], test.score[task.name][known]
+        for told, probabilities in ((fold.before, score), (fold.after, with_temperature(task, score, expected))):
+            values = evaluate(task, target, probabilities)
+            assert (told.ece, told.mce, told.nll, told.rows) == (
+                values["ece"],
+                values["mce"],
+                values["log_loss"],
+                len(target),
+            )
+        after.append(with_temperature(task, score, expected))
+        targets.append(target)
+    pooled = evaluate(task, np.concatenate(targets), np.concatenate(after))
+    assert (found.after.ece, found.after.nll) == (pooled["ece"], pooled["log_loss"])
+
+
+@pytest.mark.parametrize("task", [EVENT, SITE], ids=lambda task: task.kind)
+def test_what_is_too_sure_becomes_calibrated(task):
+    found = calibrate(_predictions(task, (3.0, 4.0), rows=8000), task)
+    assert found.after.ece < found.before.ece / 3
+    assert found.after.nll < found.before.nll
+
+
+def test_test_rows_do_not_reach_a_temperature():
+    predictions = _predictions(EVENT, (2.0, 0.7))
+    other = _predictions(EVENT, (2.0, 0.7))
+    other.target["event"][other.split == "test"] = 0.0
+    other.score["event"][other.split == "test"] = 0.3
+    temperatures = [[fold.temperature for fold in calibrate(p, EVENT).folds] for p in (predictions, other)]
+    assert temperatures[0] == temperatures[1]
+
+
+@pytest.mark.parametrize("score", [[], [np.nan, 0.2]])
+def test_without_rows_or_with_scores_that_are_no_numbers_nothing_is_defined(score):
+    found = reliability(EVENT, np.zeros(len(score)), np.array(score, float))
+    assert np.isnan([found.ece, found.mce, found.nll]).all()
+    assert not found.bins.count.any()

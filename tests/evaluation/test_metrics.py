@@ -12,11 +12,17 @@ from sklearn import metrics as reference
 
 from fusion_lab.contracts import Task
 from fusion_lab.evaluation.metrics import (
+    BINS,
     METRICS,
     RANGES,
     THRESHOLDED,
+    confidence_bins,
     cuts,
+    ece,
     evaluate,
+    expected_error,
+    largest_error,
+    mce,
     rank_auroc,
     why_undefined,
 )
@@ -75,6 +81,62 @@ def test_rank_auroc_of_a_known_nan_score_is_undefined_for_its_fold_alone():
     np.testing.assert_array_equal(rank_auroc(score, target, known), [np.nan, 1.0])
 
 
+def _calibration_errors(target, probabilities, bins):
+    """Expected and maximum calibration error as Guo et al. (2017) write them, row by row and bin by bin."""
+    expected, largest = 0.0, 0.0
+    for number in range(bins):
+        low, high = number / bins, (number + 1) / bins
+        inside = [
+            (max(row), row.argmax() == label)
+            for row, label in zip(probabilities.astype(float), target, strict=True)
+            if low < max(row) <= high
+        ]
+        if inside:
+            gap = abs(sum(hit for _, hit in inside) / len(inside) - sum(sure for sure, _ in inside) / len(inside))
+            expected, largest = expected + gap * len(inside) / len(target), max(largest, gap)
+    return expected, largest
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(2, 40), st.integers(2, 5), st.floats(0.1, 5))
+def test_calibration_errors_are_those_of_the_plain_loop(seed, rows, bins, classes, peaked):
+    rng = np.random.default_rng(seed)
+    score, target = rng.dirichlet(np.full(classes, 1 / peaked), rows), rng.integers(0, classes, rows)
+    found = confidence_bins(target, score, bins)
+    both = expected_error(found), largest_error(found)
+    assert both == pytest.approx(_calibration_errors(target, score, bins))
+    assert 0 <= both[0] <= both[1] <= 1
+    assert found.count.sum() == rows
+    assert (np.isnan(found.accuracy) == (found.count == 0)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 101), st.booleans()), min_size=1, max_size=40), st.randoms())
+def test_calibration_errors_know_no_order_of_rows_nor_of_classes_nor_how_often_the_rows_are_told(rows, random):
+    score, target = np.array([s / 101 for s, _ in rows]), np.array([t for _, t in rows], float)  # no tie at a half
+    order = random.sample(range(len(rows)), len(rows))
+    for metric in (ece, mce):
+        value = metric(target, score)
+        assert metric(target[order], score[order]) == pytest.approx(value)
+        assert metric(np.tile(target, 3), np.tile(score, 3)) == pytest.approx(value)
+        assert metric(1 - target, 1 - score) == pytest.approx(value)
+        assert metric(target, np.stack([1 - score, score], 1)) == pytest.approx(value)
+
+
+def test_a_threshold_does_not_move_the_top_label():
+    rng = np.random.default_rng(6)
+    target, score = rng.integers(0, 2, 50).astype(float), rng.random(50)
+    low, high = (evaluate(BINARY, target, score, threshold) for threshold in (0.1, 0.9))
+    assert low["accuracy"] != high["accuracy"]
+    assert (low["ece"], low["mce"]) == (high["ece"], high["mce"])
+
+
+def test_rows_that_are_right_as_often_as_they_are_sure_have_no_error():
+    score, target = np.repeat([0.75, 0.25], 4), np.array([1, 1, 1, 0, 0, 0, 0, 1], float)
+    assert ece(target, score) == mce(target, score) == 0
+    assert ece(1 - target, score) == mce(1 - target, score) == 0.5
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
 def test_binary_metrics_are_scikit_learns(threshold):
     rng = np.random.default_rng(1)
@@ -90,6 +152,10 @@ def test_binary_metrics_are_scikit_learns(threshold):
         "accuracy": reference.accuracy_score(target, chosen),
         "log_loss": reference.log_loss(target, score),
         "brier": reference.brier_score_loss(target, score),
+        # a tie of the two is a yes, as at the threshold 0.5
+        **dict(
+            zip(("ece", "mce"), _calibration_errors(1 - target, np.stack([score, 1 - score], 1), BINS), strict=True)
+        ),
     }
     assert evaluate(BINARY, target, score, threshold) == pytest.approx(expected)
 
@@ -105,6 +171,7 @@ def test_multiclass_metrics_are_scikit_learns():
         "f1": reference.f1_score(target, chosen, average="macro"),
         "accuracy": reference.accuracy_score(target, chosen),
         "log_loss": reference.log_loss(target, score),
+        **dict(zip(("ece", "mce"), _calibration_errors(target, score, BINS), strict=True)),
     }
     assert evaluate(CLASSES, target, score) == pytest.approx(expected)
 
