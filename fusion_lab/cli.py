@@ -103,6 +103,37 @@ VERBS: dict[str, Verb] = {
             **SHARED,
         },
     ),
+    "sweep": Verb(
+        "fusion_lab.jobs.sweep",
+        "cross-validate every cell of a sweep file and compare them on one page (exit code 1 where a cell is missing)",
+        {
+            "experiment": Option(str, "a name in experiments/, or a path (default: the sweep file's own)"),
+            "sweep": Option(str, "a name in experiments/sweeps/, or a path (default: the experiment's name)"),
+            **SHARED,
+        },
+    ),
+    "compare": Verb(
+        "fusion_lab.jobs.compare",
+        "hold runs against each other on the same folds: paired differences with intervals, one page",
+        {
+            "runs": Option(
+                str, "MLflow runs by id, its beginning or name, or sweep:NAME, separated by commas", REQUIRED
+            ),
+            "output": Option(str, "HTML file to write", "comparison.html"),
+            "tracking-uri": SHARED["tracking-uri"],
+        },
+        continues=False,
+    ),
+    "prepare": Verb(
+        "fusion_lab.jobs.prepare",
+        "read an experiment's raw files once, into a form that loads at once",
+        {
+            "experiment": EXPERIMENT._replace(default="activity"),
+            "data": SHARED["data"],
+            "output": Option(str, "folder to write", REQUIRED),
+            "set": SHARED["set"],
+        },
+    ),
     "promote": Verb(
         "fusion_lab.jobs.promote",
         "make the challenger the champion, if it passes the gates of its experiment (exit code 1 where it does not)",

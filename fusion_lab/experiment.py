@@ -14,12 +14,14 @@ from pydantic import Field
 from fusion_lab.config import Config, assign, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
+from fusion_lab.data.activity.settings import ActivityConfig
 from fusion_lab.data.raw import Records
 from fusion_lab.data.scaling import Scaler, ScalingConfig
 from fusion_lab.data.splits import FoldsConfig, make_folds
 from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.data.table import TableConfig
 from fusion_lab.evaluation.gates import PromotionConfig
+from fusion_lab.evaluation.settings import EvaluationConfig
 from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.training.augmentation import AugmentationConfig
 from fusion_lab.training.execution import check_stackable
@@ -27,15 +29,16 @@ from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.training.plan import Plan, TrainingConfig
 from fusion_lab.zoo import FAMILIES
+from fusion_lab.zoo.sensor_fusion import SensorFusionConfig
 from fusion_lab.zoo.token_fusion import TokenFusionConfig
 
-DataConfig = Annotated[SyntheticConfig | TableConfig, Field(discriminator="domain")]
-ModelConfig = TokenFusionConfig  # a discriminated union as soon as there is a second family
+DataConfig = Annotated[SyntheticConfig | TableConfig | ActivityConfig, Field(discriminator="domain")]
+ModelConfig = Annotated[TokenFusionConfig | SensorFusionConfig, Field(discriminator="family")]
 
 SECTION_SWITCHES = {"model": "family", "data": "domain"}
 """Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
 
-BESIDE = ("name", "description", "selected", "final", "promotion")
+BESIDE = ("name", "description", "selected", "final", "promotion", "evaluation")
 """Settings that change nothing of what a cross-validation computes."""
 
 LONGEST_NAME = 200
@@ -61,6 +64,7 @@ class Experiment(Config):
     scaling: ScalingConfig = ScalingConfig()
     folds: FoldsConfig = FoldsConfig()
     baselines: bool = True
+    evaluation: EvaluationConfig = EvaluationConfig()
     final: Literal["ensemble", "refit"] = "ensemble"
     promotion: PromotionConfig = PromotionConfig()
     seed: int = Field(0, ge=0)

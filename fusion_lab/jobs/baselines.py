@@ -7,14 +7,15 @@ from pathlib import Path
 
 from fusion_lab.contracts import Predictions
 from fusion_lab.data.scaling import ScalingConfig
+from fusion_lab.evaluation.entries import FoldFacts
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.results import Scored, best_first
 from fusion_lab.jobs.session import Session
 from fusion_lab.serving.members import Baselines
 from fusion_lab.tracking.names import safe_parts
-from fusion_lab.tracking.predictions import prediction_bytes
-from fusion_lab.tracking.trial import fold_metrics, summary_metrics
+from fusion_lab.tracking.predictions import RowNames
+from fusion_lab.tracking.trial import fold_metrics, log_predictions, summary_metrics
 from fusion_lab.zoo.baselines import BatchOf, baseline_names, fit_folds, run_baselines
 
 Tell = Callable[[str], None]
@@ -65,8 +66,11 @@ def log_baselines(
     materials: Materials,
     splits: tuple[str, ...],
     tags: dict[str, str],
+    seed: int,
 ) -> None:
-    """A child run for each baseline, with the metrics that trials have."""
+    """A child run for each baseline, with the metrics that trials have; ``seed`` is that of the split."""
+    folds = FoldFacts.of(materials.folds, materials.dataset.provenance.digest, seed)
+    names, spec = RowNames.of(materials.dataset), materials.spec
     tasks = safe_parts(task.name for task in materials.spec.tasks)
     for row in scored:
         run = session.child(f"baseline {row.label('val')}", "baseline", tags)
@@ -76,6 +80,4 @@ def log_baselines(
             run.metrics(fold_metrics(row.scores.table, splits, tasks) | summary_metrics(row.summary, splits, tasks))
             shown = row.scores.table[row.scores.table["split"].isin(list(splits))]
             run.bytes("scores.csv", shown.to_csv(index=False).encode())
-            run.bytes(
-                "predictions.parquet", prediction_bytes(predictions[row.name], materials.spec, materials.dataset.ids)
-            )
+            log_predictions(run, predictions[row.name], spec, names, folds)

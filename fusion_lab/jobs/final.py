@@ -29,7 +29,7 @@ from fusion_lab.serving.members import Networks
 from fusion_lab.serving.package import Origin, Package
 from fusion_lab.serving.pyfunc import save
 from fusion_lab.tracking.names import safe_parts
-from fusion_lab.tracking.predictions import prediction_bytes
+from fusion_lab.tracking.predictions import RowNames, prediction_bytes
 from fusion_lab.tracking.registry import CHALLENGER, CHAMPION, FINGERPRINT, Registry, model_name
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.trial import checkpoint_dict, summary_metrics
@@ -227,16 +227,16 @@ def register(
 
 def write(final: Final, materials: Materials, folder: Path) -> None:
     """The model's directory, as MLflow loads it, with its configuration and its evidence."""
-    package, ids = final.package, materials.dataset.ids
+    package, names = final.package, RowNames.of(materials.dataset)
     scaler = package.members.scaler  # ty: ignore[missing-attribute] - both kinds of members have one
     facts = {"fusion_lab": package.label, "data": package.origin.data, "folds": package.origin.folds}
     save(package, folder, example_row(package.spec, scaler), facts)
     evidence = folder / EVIDENCE
     evidence.mkdir()
     (evidence / "config.yaml").write_text(dump_yaml(package.experiment))
-    (evidence / OUT_OF_FOLD).write_bytes(prediction_bytes(final.predictions, package.spec, ids))
+    (evidence / OUT_OF_FOLD).write_bytes(prediction_bytes(final.predictions, package.spec, names))
     if final.as_trained is not None:
-        (evidence / AS_TRAINED).write_bytes(prediction_bytes(final.as_trained, package.spec, ids))
+        (evidence / AS_TRAINED).write_bytes(prediction_bytes(final.as_trained, package.spec, names))
 
 
 def link_checkpoints(registry: Registry, run: Run, trained: Trained, scored: Scored, spec: Spec) -> None:
@@ -297,7 +297,7 @@ def describe_version(final: Final, materials: Materials, scored: Scored) -> str:
     for split, headline in scored.headlines.items():
         metric, said = headline_name(materials.spec, monitor), f"{headline.value:.3f}"
         interval = f" ({headline.low:.3f} to {headline.high:.3f})" if np.isfinite(headline.low) else ""
-        lines.append(f"- {split} {metric}, mean over folds: {said}{interval}")
+        lines.append(f"- {split} {metric}, {headline.how}: {said}{interval}")
     lines += [f"- {_fitted(package, task)}" for task in materials.spec.tasks if task.classes]
     selected = package.origin.selected
     chosen = f"\n\nChosen by study {selected} on these folds: out-of-fold scores are optimistic." if selected else ""

@@ -15,10 +15,12 @@ from fusion_lab.contracts import ConfigError, UserError
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Experiment, Materials, find, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
+from fusion_lab.jobs.crossval import outcome_of
+from fusion_lab.jobs.evaluation import evaluate
 from fusion_lab.jobs.final import Trained, enter, link_checkpoints
 from fusion_lab.jobs.kept import drop_others, how_many, keep_trial, kept_folder
 from fusion_lab.jobs.progress import Progress, duration, shown
-from fusion_lab.jobs.results import Scored, fairest, table
+from fusion_lab.jobs.results import Scored, fairest, is_pooled, table
 from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.study_report import predictions_file, report_study, save_study_view
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines
@@ -159,7 +161,8 @@ class _Search:
         done = len(study.ended())
         state = f"continues after {done} trials" if done else "starts"
         self.progress.line(f"study {study.name} {state}: {self.config.budget.trials} trials in all, in {study.folder}/")
-        save_study_view(study, self.materials.spec, self.place)
+        pooled = is_pooled(self.materials, study.base.training)
+        save_study_view(study, self.materials.spec, self.place, pooled)
 
     def _settle(self) -> None:
         """Decides once per study how folds are computed."""
@@ -176,7 +179,8 @@ class _Search:
         predictions = cross_validate_baselines(self.materials, folder, self.progress.now)
         self.baselines = score_baselines(predictions, self.materials, self.monitor)
         if not self.place.has("baseline", self.tags):
-            log_baselines(self.place, self.baselines, predictions, self.materials, ("val",), self.tags)
+            seed = self.study.base.folds.seed
+            log_baselines(self.place, self.baselines, predictions, self.materials, ("val",), self.tags, seed)
         lines = table(self.baselines[:BASELINES_SHOWN], "val", self.materials.spec, self.monitor)
         self.progress.line("\n".join(["", "the best baselines, mean over tasks and folds:", *lines, ""]))
 
@@ -246,9 +250,7 @@ class _Search:
         # validation rows alone: test rows of a trial are kept in its file, and scored for the chosen one only
         seen = result.predictions.of("val")
         scored = Scored.of(f"trial {number}", "trial", seen, materials, self.monitor, ("val", "test"))
-        config = suggestion.experiment.resolved()
-        table, ids = scored.scores.table, materials.dataset.ids
-        outcome = Outcome(result, materials.spec, table, scored.summary, config, ids)
+        outcome = outcome_of(suggestion.experiment, materials, result, scored.scores.table, scored.summary)
         log_cross_validation(run, outcome, ("val",), keep_checkpoints=self.config.keep == "all" and not pruned)
         run.metrics({"objective": self.value})
         save_predictions(result.predictions, predictions_file(self.study, number))
@@ -300,6 +302,8 @@ class _Search:
                 run = store.run(run_id, self.place.experiment_id)
                 link_checkpoints(Registry(store), run, trained, scored, self.materials.spec)
             if best is not None and trial.number == best.number:
+                told = evaluate(trained, self.materials, self.study.base.evaluation, self.place.run, self.progress)
+                self.progress.line("\n".join(["", f"trial {best.number} on test rows, selected:", *told, ""]))
                 lines = enter(trained, self.materials, self.place, scored, self.progress, self.promote)
                 self.progress.line("\n".join(lines))
                 best = None

@@ -9,23 +9,25 @@ from fusion_lab.config import parse_overrides
 from fusion_lab.contracts import UserError
 from fusion_lab.experiment import Experiment, Materials, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
+from fusion_lab.jobs.crossval import SPLITS, cross_validate_in, log_configuration
+from fusion_lab.jobs.evaluation import evaluate
 from fusion_lab.jobs.final import Trained, enter, link_checkpoints
 from fusion_lab.jobs.progress import Progress, duration
-from fusion_lab.jobs.results import Scored, fairest, table
+from fusion_lab.jobs.results import Scored, by_fold_lines, fairest, table
 from fusion_lab.jobs.session import Session, session
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
-from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.registry import Registry
-from fusion_lab.tracking.trial import EXECUTION, Outcome, log_cross_validation, log_figures
-from fusion_lab.training import CrossValidation, Diverged, cross_validate
+from fusion_lab.tracking.trial import log_figures
+from fusion_lab.training import CrossValidation, Diverged
 
-SPLITS = ("val", "test")
 TITLES = {
     "val": "validation rows, by which folds were stopped and thresholds tuned; mean over tasks and folds:",
     "test": "test rows, out of fold; mean over tasks and folds:",
 }
 STUDIES = Path("studies")
+ONE_GROUP = ("loso", "leave_one_group_out")
+"""Protocols whose folds are a group each, a person say: every one of them is shown."""
 
 
 def run(
@@ -57,8 +59,11 @@ def run(
         for split in SPLITS:
             lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
             progress.line("\n".join(["", TITLES[split], *lines]))
-        progress.line("\n".join(["", *_notes(chosen, result)]))
+        if chosen.folds.protocol in ONE_GROUP:
+            progress.line("\n".join(["", "one at a time:", *by_fold_lines(scored, "test", materials)]))
         trained = Trained.of(chosen, result)
+        found = evaluate(trained, materials, chosen.evaluation, place.run, progress)
+        progress.line("\n".join(["", *found, "", *_notes(chosen, result)]))
         link_checkpoints(Registry(place.store), place.run, trained, scored, materials.spec)
         promote = command_line("promote", experiment=experiment, data=data, set=set, tracking_uri=tracking_uri)
         progress.line("\n".join([*enter(trained, materials, place, scored, progress, promote), *run_lines(place)]))
@@ -71,20 +76,15 @@ def _baselines(chosen: Experiment, materials: Materials, place: Session, progres
     progress.now("baselines on the same folds")
     predictions = cross_validate_baselines(materials, None, progress.now)
     scored = score_baselines(predictions, materials, chosen.training.monitor)
-    log_baselines(place, scored, predictions, materials, SPLITS, {})
+    log_baselines(place, scored, predictions, materials, SPLITS, {}, chosen.folds.seed)
     return scored
 
 
 def _cross_validate(chosen: Experiment, materials: Materials, place: Session, progress: Progress) -> CrossValidation:
-    plan = materials.plan(chosen)
-    place.run.params({"fingerprint": plan.fingerprint})
-    place.run.json("environment.json", environment())
-    place.run.inputs([dataset_input(chosen.name, materials.dataset)])
-    checkpoint = STUDIES / f"train-{chosen.name}-{plan.fingerprint[:8]}" / "training.safetensors"
-    if checkpoint.exists():
-        progress.line(f"continues from {checkpoint}")
+    fingerprint = materials.fingerprint(chosen)
+    checkpoint = STUDIES / f"train-{chosen.name}-{fingerprint[:8]}" / "training.safetensors"
     try:
-        result = cross_validate(plan, progress.watch(chosen.name), checkpoint)
+        result = cross_validate_in(place.run, chosen, materials, chosen.name, progress, checkpoint)
     except Diverged as error:
         raise UserError(f"{chosen.name}: {error}; a lower optimiser.lr or a tighter optimiser.clip may help") from None
     if checkpoint.parent.exists() and not any(checkpoint.parent.iterdir()):
@@ -93,14 +93,7 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
 
 
 def _log(chosen: Experiment, materials: Materials, place: Session, result: CrossValidation, scored: Scored) -> None:
-    ids = materials.dataset.ids
-    # optimistic test scores do not stand among the clean ones under the same name
-    shown = {"test": "test_selected"} if chosen.selected else {}
-    scores, summary = (frame.replace({"split": shown}) for frame in (scored.scores.table, scored.summary))
-    outcome = Outcome(result, materials.spec, scores, summary, chosen.resolved(), ids)
-    log_cross_validation(place.run, outcome, [shown.get(split, split) for split in SPLITS], keep_checkpoints=True)
-    place.run.metrics({"objective": scored.value("val")})
-    place.run.tags({EXECUTION: result.execution})
+    outcome = log_configuration(place.run, chosen, materials, result, scored, keep_checkpoints=True)
     log_figures(place.run, outcome, interactive=True)
     if chosen.selected:
         place.run.tags({"fusion_lab.estimate": f"selected by {chosen.selected}: out-of-fold scores are optimistic"})

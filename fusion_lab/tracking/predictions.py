@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +10,41 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from fusion_lab.contracts import DataError, Predictions, Spec, Task
+from fusion_lab.contracts import DataError, Dataset, Predictions, Spec, Task
 
-COLUMNS = ("id", "fold", "split", "task", "class", "step", "target", "known", "score")
+COLUMNS = ("id", "group", "recording", "fold", "split", "task", "class", "step", "target", "known", "score")
+NEEDED = tuple(name for name in COLUMNS if name not in ("group", "recording"))
+"""What a table has to hold: those of earlier versions know nothing of groups and recordings."""
 _ENTRY = ["fold", "split", "id"]
 
 
-def prediction_table(predictions: Predictions, spec: Spec, ids: np.ndarray) -> pa.Table:
-    """Columns ``id``, ``fold``, ``split``, ``task``, ``class``, ``step``, ``target``, ``known``, ``score``.
+@dataclass(frozen=True)
+class RowNames:
+    """What a data set calls its rows: ``ids`` str [R], ``group`` and ``recording`` alike or ``None``."""
 
-    ``class`` is what ``score`` is the probability of: the positive class of a binary task, each class of a multiclass
-    one in turn, empty for a regression. ``target`` is the class's code or the value, null where unknown. ``step`` is 0
-    without steps.
+    ids: np.ndarray
+    group: np.ndarray | None = None
+    recording: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> RowNames:
+        return cls(dataset.ids, dataset.group, dataset.recording)
+
+
+def prediction_table(predictions: Predictions, spec: Spec, names: RowNames) -> pa.Table:
+    """The columns :data:`COLUMNS`, a line per entry, task, class and step.
+
+    ``group`` and ``recording`` are null where the data set has none. ``class`` is what ``score`` is the probability of:
+    the positive class of a binary task, each class of a multiclass one in turn, empty for a regression. ``target`` is
+    the class's code or the value, null where unknown. ``step`` is 0 without steps.
     """
-    return pa.concat_tables([_task_table(predictions, task, ids) for task in spec.tasks])
+    return pa.concat_tables([_task_table(predictions, task, names) for task in spec.tasks])
 
 
-def prediction_bytes(predictions: Predictions, spec: Spec, ids: np.ndarray) -> bytes:
+def prediction_bytes(predictions: Predictions, spec: Spec, names: RowNames) -> bytes:
     """The table as a parquet file."""
     sink = pa.BufferOutputStream()
-    parquet.write_table(prediction_table(predictions, spec, ids), sink, compression="zstd")
+    parquet.write_table(prediction_table(predictions, spec, names), sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 
@@ -54,9 +70,7 @@ def predictions_from_table(table: pa.Table, spec: Spec, ids: np.ndarray) -> Pred
     Raises:
         DataError: an id that is not among ``ids``, a task that is not in the table, lines missing or too many.
     """
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise DataError(f"predictions: expected columns {', '.join(COLUMNS)}, found none named {missing[0]!r}")
+    _refuse_missing(table)
     frame = table.to_pandas()
     parts = {task.name: frame[frame["task"] == task.name] for task in spec.tasks}
     keys = pd.MultiIndex.from_frame(parts[spec.tasks[0].name][_ENTRY].astype({"split": str})).unique()
@@ -68,6 +82,48 @@ def predictions_from_table(table: pa.Table, spec: Spec, ids: np.ndarray) -> Pred
     by_kind = ({name: of[kind] for name, of in columns.items()} for kind in range(3))
     fold = keys.get_level_values("fold").to_numpy().astype(int)
     return Predictions(fold, keys.get_level_values("split").to_numpy().astype(str), row, *by_kind)
+
+
+def row_names(table: pa.Table) -> RowNames:
+    """The rows that a table of predictions tells of, in the order of their ids.
+
+    Raises:
+        DataError: a column is missing, or a row is said to be of two groups or recordings.
+    """
+    _refuse_missing(table)
+    named = [name for name in ("group", "recording") if name in table.column_names]
+    frame = table.select(["id", *named]).to_pandas().drop_duplicates().sort_values("id")
+    if frame["id"].duplicated().any():
+        expected = f"predictions: expected one {' and one '.join(named)} per row"
+        raise DataError(f"{expected}, found row {frame['id'][frame['id'].duplicated()].iloc[0]!r} with several")
+    found = {name: frame[name].to_numpy().astype(str) for name in named if frame[name].notna().all() and len(frame)}
+    return RowNames(frame["id"].to_numpy().astype(str), found.get("group"), found.get("recording"))
+
+
+def tasks_of(table: pa.Table) -> tuple[Task, ...]:
+    """The tasks that a table of predictions tells of: names, kinds and classes, as far as its lines show them.
+
+    The other class of a binary task is called ``not <class>``.
+    """
+    _refuse_missing(table)
+    frame = table.select(["task", "class", "step"]).to_pandas()
+    tasks = []
+    for name, lines in frame.groupby("task", sort=False, observed=True):
+        classes = tuple(str(c) for c in lines["class"].unique())
+        steps = ("steps",) if lines["step"].max() > 0 else ()
+        if classes == ("",):
+            tasks.append(Task(str(name), "regression", (), steps))
+        elif len(classes) == 1:
+            tasks.append(Task(str(name), "binary", (f"not {classes[0]}", *classes), steps))
+        else:
+            tasks.append(Task(str(name), "multiclass", classes, steps))
+    return tuple(tasks)
+
+
+def _refuse_missing(table: pa.Table) -> None:
+    missing = [name for name in NEEDED if name not in table.column_names]
+    if missing:
+        raise DataError(f"predictions: expected columns {', '.join(NEEDED)}, found none named {missing[0]!r}")
 
 
 def _task_columns(part: pd.DataFrame, task: Task, keys: pd.MultiIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,7 +150,7 @@ def _classes(task: Task) -> list[str]:
     return list(task.classes) if task.kind == "multiclass" else [task.positive or ""]
 
 
-def _task_table(predictions: Predictions, task: Task, ids: np.ndarray) -> pa.Table:
+def _task_table(predictions: Predictions, task: Task, names: RowNames) -> pa.Table:
     classes = _classes(task)
     entries = len(predictions.row)
     target = predictions.target[task.name].reshape(entries, -1)  # [P, T], T = 1 without steps
@@ -107,9 +163,16 @@ def _task_table(predictions: Predictions, task: Task, ids: np.ndarray) -> pa.Tab
         """``[P]`` or ``[P, T]`` for every line."""
         return np.broadcast_to(values.reshape(entries, -1, 1), shape).reshape(-1)
 
+    def named(of_row: np.ndarray | None) -> pa.DictionaryArray:
+        if of_row is None:
+            return pa.nulls(score.size, pa.string()).dictionary_encode()
+        return pa.array(each(np.asarray(of_row)[predictions.row]).astype(str)).dictionary_encode()
+
     return pa.table(
         {
-            "id": pa.array(each(np.asarray(ids)[predictions.row]).astype(str)),
+            "id": pa.array(each(np.asarray(names.ids)[predictions.row]).astype(str)),
+            "group": named(names.group),
+            "recording": named(names.recording),
             "fold": pa.array(each(predictions.fold).astype(np.int32)),
             "split": pa.array(each(predictions.split).astype(str)).dictionary_encode(),
             "task": pa.array([task.name] * score.size, pa.string()).dictionary_encode(),

@@ -12,7 +12,8 @@ import pandas as pd
 from safetensors.torch import save as safetensors_bytes
 
 from fusion_lab.config import dump_yaml, flatten
-from fusion_lab.contracts import AttentionMap, Spec
+from fusion_lab.contracts import AttentionMap, Predictions, Spec
+from fusion_lab.evaluation.entries import FoldFacts
 from fusion_lab.report.attention import attention_dict
 from fusion_lab.report.curves import curves_dict, curves_html, mean_curves, metric_of, task_of
 from fusion_lab.report.drawing import Draw, draw_here
@@ -26,12 +27,15 @@ from fusion_lab.tracking.attention import (
     summary_of_map,
 )
 from fusion_lab.tracking.names import safe_parts
-from fusion_lab.tracking.predictions import prediction_bytes
+from fusion_lab.tracking.predictions import RowNames, prediction_bytes
 from fusion_lab.tracking.runs import Run, json_bytes
+from fusion_lab.tracking.split import FILE as FOLDS
+from fusion_lab.tracking.split import facts_bytes
 from fusion_lab.training.results import CrossValidation, FoldResult
 
 EXECUTION = "fusion_lab.execution"
 """The tag that says how folds were computed, and why so."""
+PREDICTIONS = "predictions.parquet"
 PER_FOLD = ("auroc", "ap", "f1", "accuracy", "r2", "mae", "rmse")
 """Metrics that every fold shows in the run; ``scores.csv`` holds all of them."""
 
@@ -42,7 +46,8 @@ class Outcome:
 
     ``scores``: a row per fold, split, task and metric, columns ``fold``, ``split``, ``task``, ``metric``, ``value``.
     ``summary``: a row per split, task (``""`` = mean over tasks) and metric, columns ``mean``, ``std``, ``ci_low``,
-    ``ci_high``, ``pooled``. ``config``: the complete resolved experiment. ``ids``: str ``[R]``, of the data set's rows.
+    ``ci_high``, ``pooled``. ``config``: the complete resolved experiment. ``names``: of the data set's rows. ``folds``:
+    how they were split.
     """
 
     result: CrossValidation
@@ -50,7 +55,13 @@ class Outcome:
     scores: pd.DataFrame
     summary: pd.DataFrame
     config: Mapping[str, Any]
-    ids: np.ndarray
+    names: RowNames
+    folds: FoldFacts
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Of the data set's rows, str ``[R]``."""
+        return self.names.ids
 
 
 def log_cross_validation(
@@ -125,7 +136,8 @@ def fold_metrics(scores: pd.DataFrame, splits: Sequence[str], tasks: Mapping[str
 def summary_metrics(summary: pd.DataFrame, splits: Sequence[str], tasks: Mapping[str, str]) -> dict[str, float]:
     """``val/<task>/auroc`` and ``val/auroc``, each with ``_std``, ``_ci_low`` and ``_ci_high``.
 
-    Where a mean is undefined, since a fold is, the score of the pooled predictions stands beside it as ``_pooled``.
+    Where a mean is undefined, since a fold is, the score of the pooled predictions stands beside it as ``_pooled``,
+    with its interval.
     """
     metrics: dict[str, float] = {}
     for line in summary[summary["split"].isin(list(splits))].to_dict(orient="records"):
@@ -133,8 +145,9 @@ def summary_metrics(summary: pd.DataFrame, splits: Sequence[str], tasks: Mapping
         metrics[path] = line["mean"]
         if np.isfinite(line["mean"]):
             metrics |= {f"{path}_{part}": line[part] for part in ("std", "ci_low", "ci_high")}
-        elif np.isfinite(line.get("pooled", np.nan)):
-            metrics[f"{path}_pooled"] = line["pooled"]
+        else:
+            parts = ("pooled", "pooled_ci_low", "pooled_ci_high")
+            metrics |= {f"{path}_{part}": line[part] for part in parts if np.isfinite(line.get(part, np.nan))}
     return metrics
 
 
@@ -171,7 +184,13 @@ def _log_files(run: Run, outcome: Outcome, splits: Sequence[str]) -> None:
     predictions = outcome.result.predictions
     run.bytes("config.yaml", lambda: dump_yaml(outcome.config).encode())
     run.bytes("scores.csv", lambda: shown.to_csv(index=False).encode())
-    run.bytes("predictions.parquet", lambda: prediction_bytes(predictions, outcome.spec, outcome.ids))
+    log_predictions(run, predictions, outcome.spec, outcome.names, outcome.folds)
+
+
+def log_predictions(run: Run, predictions: Predictions, spec: Spec, names: RowNames, folds: FoldFacts) -> None:
+    """Predictions with all that a later comparison with other runs has to know of their rows."""
+    run.bytes(PREDICTIONS, lambda: prediction_bytes(predictions, spec, names))
+    run.bytes(FOLDS, facts_bytes(folds))
 
 
 def _log_checkpoint(run: Run, fold: FoldResult) -> None:

@@ -1,21 +1,20 @@
-"""``python tests/bench``: this product against a PyTorch loop, Lightning and skorch, on the same cross-validation."""
+"""``python tests/bench``: this product against a PyTorch loop, Lightning and skorch, on the same cross-validations."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import results
-from rounds import Failed, race, train_all, write_case
-from settings import CONTENDERS, OURS, PACKAGES, PARAMETERS, Settings
+from rounds import Failed, Request, race, train_all, write_cases
+from settings import CASES, CONTENDERS, OURS, PACKAGES, PARAMETERS, QUICK, QUICK_MODELS, TAKE_PART, Settings
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
-QUICK = {"rows": 151, "folds": 3, "epochs": 1}
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,78 +35,103 @@ def count(text: str) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="bench", description=__doc__)
     add = parser.add_argument
+    add("--case", nargs="+", choices=list(CASES), default=list(CASES), help="what is trained (default all)")
     add("--d-model", type=int, nargs="+", choices=list(PARAMETERS), default=list(PARAMETERS), help="widths")
     add("--rounds", type=count, default=3, help="cross-validations of each contender, after a first one (default 3)")
-    add("--epochs", type=count, default=2, help="epochs of each cross-validation (default 2)")
+    add("--epochs", type=count, help="epochs of each cross-validation (default 2 of relapse, 1 of activity)")
     add("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help="who takes part")
     add("--output", type=Path, default=Path("bench.json"), help="the results' file (default bench.json)")
-    add("--quick", action="store_true", help="3 folds of 50 rows, one epoch, one round: that everything works; no gate")
+    add("--quick", action="store_true", help="3 folds, few rows, one epoch, one round: that everything works; no gate")
     add("--gate", action="store_true", help=f"exit code 1 unless stacked folds are {results.GATE:g} times as fast")
     options = parser.parse_args(arguments)
+    options.case = [name for name in CASES if name in options.case]
     options.d_model = list(dict.fromkeys(options.d_model))
     options.contenders = [name for name in CONTENDERS if name in options.contenders]
-    for name, package in PACKAGES.items():
-        if name in options.contenders and find_spec(package) is None:
-            parser.error(f"--contenders {name}: expected the package {package}, found none; install the extra bench")
-    if len(options.contenders) < 2:
-        parser.error(f"--contenders: expected two or more, found {options.contenders[0]}")
-    if options.gate and (options.quick or not _judged(options.contenders)):
+    _check(parser, options)
+    return options
+
+
+def _check(parser: Parser, options: argparse.Namespace) -> None:
+    for case in options.case:
+        if len(names := taking_part(options, case)) < 2:
+            found = f"expected two or more, found {', '.join(names) or 'none'} in the case {case}"
+            parser.error(f"--contenders: {found}")
+        for name in names:
+            if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+                found = f"expected the package {PACKAGES[name]}, found none; install the extra bench"
+                parser.error(f"--contenders {name}: {found}")
+    if options.gate and (options.quick or "relapse" not in options.case or not _judged(options.contenders)):
         parser.error("--gate: expected stacked and an opponent at full size, found a benchmark that cannot be judged")
     if options.output.is_dir() or not options.output.absolute().parent.is_dir():
         parser.error(f"--output: expected a file in a folder that exists, found {str(options.output)!r}")
-    return options
 
 
 def _judged(names: list[str]) -> bool:
     return "stacked" in names and any(name not in OURS for name in names)
 
 
+def taking_part(options: argparse.Namespace, case: str) -> list[str]:
+    """The contenders of a case."""
+    return [name for name in options.contenders if name in TAKE_PART[case]]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; the exit code says whether the contenders trained the same thing."""
     options = parse(arguments)
-    base = Settings(epochs=options.epochs)
-    if options.quick:
-        base, options.rounds = replace(base, **QUICK), 1
     machine = results.machine()
     tell(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} before it starts")
-    shared = {name: value for name, value in asdict(base).items() if name not in ("d_model", "double")}
-    found: dict[str, Any] = {"machine": machine, "settings": shared, "quick": options.quick, "by_width": {}}
     with tempfile.TemporaryDirectory() as folder:
-        cases = {width: Path(folder, f"{width}.pt") for width in options.d_model}
-        for width, case in cases.items():
-            settings = replace(base, d_model=width)
-            tell(f"d_model {width}: data, folds, orders of rows and initial weights")
-            write_case(case, settings)
-            found["by_width"][str(width)] = {"parameters": PARAMETERS[width], **check(options, settings, case)}
-        unequal = [line for part in found["by_width"].values() for line in results.too_different(part["equality"])]
-        if not unequal:
-            for width, case in cases.items():
-                taken = race(options.contenders, replace(base, d_model=width), case, options.rounds, tell)
-                found["by_width"][str(width)] |= {"contenders": taken, "ratios": results.ratios(taken)}
-    found["equal"] = not unequal
-    if not options.quick and not unequal:
+        files = {one: Path(folder, f"{number}.pt") for number, one in enumerate(settings_of(options))}
+        for one in files:
+            tell(f"{one.title}: data, folds, orders of rows and initial weights")
+        parts = dict(zip(files, write_cases(files), strict=True))
+        requests = {one: Request(taking_part(options, one.case), one, file) for one, file in files.items()}
+        check(requests, parts)
+        unequal = [
+            f"{one.title}: {line}" for one, part in parts.items() for line in results.too_different(part["equality"])
+        ]
+        for one, request in requests.items() if not unequal else ():
+            taken = race(request, 1 if options.quick else options.rounds, tell)
+            parts[one] |= {"contenders": taken, "ratios": results.ratios(taken)}
+    found = {"machine": machine, "quick": options.quick, **results.sections(parts), "equal": not unequal}
+    if "by_width" in found and not options.quick and not unequal:
         found["gate"] = results.verdict(found["by_width"])
     results.write(options.output, found)
-    report(found, unequal, options.output)
+    report(found, parts, unequal, options.output)
     return FAILED if unequal or (options.gate and not found["gate"]["passed"]) else 0
 
 
-def check(options: argparse.Namespace, settings: Settings, case: Path) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace) -> list[Settings]:
+    """What is cross-validated, in turn."""
+    made: list[Settings] = []
+    for case in options.case:
+        changes = QUICK[case] if options.quick else {"epochs": options.epochs} if options.epochs else {}
+        models = [replace(base, d_model=width, **changes) for base in CASES[case] for width in options.d_model]
+        made += models[: QUICK_MODELS[case]] if options.quick else models
+    return made
+
+
+def check(requests: dict[Settings, Request], parts: dict[Settings, dict[str, Any]]) -> None:
     """Trains without dropout and compares the curves, in both precisions."""
-    tell(f"d_model {settings.d_model}: all contenders at once without dropout")
-    precisions = [replace(settings, dropout=0.0, double=name == "float64") for name in results.TOLERANCES]
-    answers = train_all(options.contenders, precisions, case)
-    equality = {name: results.differences(of) for name, of in zip(results.TOLERANCES, answers, strict=True)}
-    for name, of in equality.items():
-        tell(f"  {results.equality_line(name, of)}")
-    return {"equality": equality}
+    names = list(results.TOLERANCES)
+    plain = [
+        request._replace(settings=replace(one, dropout=0.0, double=name == "float64"))
+        for one, request in requests.items()
+        for name in names
+    ]
+    answers = iter(train_all(plain))
+    for one, part in parts.items():
+        tell(f"{one.title}: all contenders at once without dropout")
+        part["equality"] = {name: results.differences(next(answers)) for name in names}
+        for name, of in part["equality"].items():
+            tell(f"  {results.equality_line(name, of)}")
 
 
-def report(found: dict[str, Any], unequal: list[str], output: Path) -> None:
+def report(found: dict[str, Any], parts: dict[Settings, dict[str, Any]], unequal: list[str], output: Path) -> None:
     """What came out, on the console."""
-    for width, part in found["by_width"].items():
+    for one, part in parts.items():
         if "contenders" in part:
-            print("", *results.table(width, part), sep="\n")
+            print("", *results.table(one.title, part), sep="\n")
     if "gate" in found:
         print("", *results.verdict_lines(found["gate"]), sep="\n")
     for sentence in unequal:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from reference import WIDTHS, RelapseTransformer
 from settings import Settings
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 Row = dict[str, Tensor]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""``criterion(logits, labels)``: the mean loss of a batch."""
 CLIP = 10.0
 """Bound of standardised values."""
 
@@ -28,13 +29,16 @@ class Fold:
     orders: list[Tensor]
     shift: dict[str, Tensor]  # [F]
     scale: dict[str, Tensor]  # [F]
-    positive_weight: Tensor  # negatives over positives of the training rows
+    class_weights: Tensor  # [C], of the training rows
     weights: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Case:
-    """Inputs ``[R,T,F]`` in their own units, ``observed`` of the same shape, ``valid [R,T]``, ``labels [R]``."""
+class Case(ABC):
+    """Inputs ``[R,T,F]`` in their own units, ``observed`` of the same shape, ``valid [R,T]``, ``labels [R]``.
+
+    What is a model's or a task's own is for the two that there are to say.
+    """
 
     settings: Settings
     inputs: dict[str, Tensor]
@@ -52,29 +56,49 @@ class Case:
         beside them. Three tensors a row: one per modality and mask, eleven in all, take twice as long to collate.
         """
         features: list[Tensor] = []
-        for name in WIDTHS:
+        for name in self.inputs:
             real = self.observed[name][rows] & self.valid[name][rows].unsqueeze(-1)
             scaled = (self.inputs[name][rows] - fold.shift[name]) / fold.scale[name]
             features.append(torch.where(real, scaled.clamp(-CLIP, CLIP), 0.0).to(self.dtype))
-        masks = torch.stack([self.valid[name][rows] for name in WIDTHS], dim=-1)
-        return {"features": torch.cat(features, dim=-1), "masks": masks, "label": self.labels[rows].to(self.dtype)}
+        masks = torch.stack([self.valid[name][rows] for name in self.inputs], dim=-1)
+        return {"features": torch.cat(features, dim=-1), "masks": masks, "label": self.targets(self.labels[rows])}
 
     def rows(self, fold: Fold) -> tuple[Rows, Rows, Rows]:
         """Training, validation and test rows."""
         return tuple(Rows(self.columns(fold, part)) for part in (fold.train, fold.val, fold.test))
 
-    def model(self, fold: Fold) -> RelapseTransformer:
-        """The model at the fold's initial weights."""
-        model = RelapseTransformer(self.settings.d_model, self.settings.nhead, self.settings.dropout).to(self.dtype)
-        model.load_state_dict(fold.weights)
-        return model
+    @abstractmethod
+    def model(self, fold: Fold) -> nn.Module:
+        """The model at the fold's initial weights: ``model(features, masks)`` gives logits."""
 
+    @abstractmethod
+    def criterion(self, fold: Fold) -> Criterion:
+        """What is minimised."""
 
-def load(file: Path, settings: Settings) -> Case:
-    """The case that was written for these settings, whatever their dropout and precision."""
-    leaves = torch.load(file, weights_only=True)
-    folds = [Fold(**fold) for fold in leaves.pop("folds")]
-    return Case(settings, folds=folds, **leaves)
+    @abstractmethod
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels as the criterion takes them."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the positive class ``[B]``, or of the classes ``[B,C]``."""
+
+    def auroc(self, labels: Tensor, logits: Tensor) -> float:
+        """By scikit-learn; of several classes one against the rest, their mean."""
+        score = logits if logits.ndim == 1 else self.probabilities(logits)
+        return float(roc_auc_score(labels.numpy(), score.numpy(), multi_class="ovr"))
+
+    def scores(self, split: str, labels: Tensor, probabilities: Tensor) -> dict[str, float]:
+        """AUROC, average precision and F1 by scikit-learn, under the split's name: F1 at 0.5, or of the most probable
+        class.
+        """
+        y, p = labels.numpy(), probabilities.numpy()
+        chosen = p > 0.5 if p.ndim == 1 else p.argmax(-1)
+        return {
+            f"{split}_auroc": float(roc_auc_score(y, p, multi_class="ovr")),
+            f"{split}_ap": float(average_precision_score(y, p)),
+            f"{split}_f1": float(f1_score(y, chosen, average="binary" if p.ndim == 1 else "macro")),
+        }
 
 
 class Rows(Dataset[Row]):
@@ -102,13 +126,3 @@ class Replay(Sampler[int]):
 
     def __len__(self) -> int:
         return self.rows
-
-
-def scores(split: str, label: Tensor, probability: Tensor) -> dict[str, float]:
-    """AUROC, average precision and F1 at 0.5 by scikit-learn, under the split's name."""
-    y, p = label.numpy(), probability.numpy()
-    return {
-        f"{split}_auroc": float(roc_auc_score(y, p)),
-        f"{split}_ap": float(average_precision_score(y, p)),
-        f"{split}_f1": float(f1_score(y, p > 0.5)),
-    }

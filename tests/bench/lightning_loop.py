@@ -8,11 +8,11 @@ from copy import deepcopy
 
 import lightning as L
 import torch
-from case import Case, Fold, Replay, Row, load, scores
+from case import Case, Fold, Replay, Row
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from opponents import load
 from settings import FoldAnswer
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 __all__ = ["cross_validate", "load"]
@@ -34,7 +34,7 @@ def _train(case: Case, fold: Fold) -> FoldAnswer:
     train, val, test = case.rows(fold)
     train_loader = DataLoader(train, settings.batch_size, sampler=Replay(fold.orders))
     val_loader, test_loader = (DataLoader(rows, EVALUATION_BATCH) for rows in (val, test))
-    module = Relapse(case, fold)
+    module = Classifier(case, fold)
     best = BestWeights()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -57,18 +57,18 @@ def _train(case: Case, fold: Fold) -> FoldAnswer:
     answer = FoldAnswer(*module.curves.values(), {})
     for split, loader in (("val", val_loader), ("test", test_loader)):
         labels, logits = zip(*trainer.predict(module, loader), strict=True)
-        answer.best.update(scores(split, torch.cat(labels), torch.sigmoid(torch.cat(logits))))
+        answer.best.update(case.scores(split, torch.cat(labels), case.probabilities(torch.cat(logits))))
     return answer
 
 
-class Relapse(L.LightningModule):
+class Classifier(L.LightningModule):
     """The model with its loss, its optimiser and what is logged of it."""
 
     def __init__(self, case: Case, fold: Fold) -> None:
         super().__init__()
-        self.settings = case.settings
+        self.case, self.settings = case, case.settings
         self.model = case.model(fold)
-        self.criterion = nn.BCEWithLogitsLoss(pos_weight=fold.positive_weight.to(case.dtype))
+        self.criterion = case.criterion(fold)
         self.answers: list[tuple[Tensor, Tensor]] = []
         self.curves: dict[str, list[float]] = {"train_loss": [], "val_loss": [], "val_auroc": []}
 
@@ -85,7 +85,7 @@ class Relapse(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         labels, logits = (torch.cat(part) for part in zip(*self.answers, strict=True))
-        self.log("val_auroc", float(roc_auc_score(labels.numpy(), logits.numpy())))
+        self.log("val_auroc", self.case.auroc(labels, logits))
         self.answers.clear()
 
     def on_train_epoch_end(self) -> None:

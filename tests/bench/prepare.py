@@ -1,4 +1,4 @@
-"""Writes a case for the opponents from the product's own plan: the same rows, folds, orders and initial weights."""
+"""Writes cases for the opponents from the product's own plans: the same rows, folds, orders and initial weights."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from ours import TASK, make_plan
 from reference import WIDTHS
-from settings import Settings
+from settings import PARAMETERS, Settings
 from torch import Tensor
 
 from fusion_lab.training import Plan
 from fusion_lab.training.batches import draw
+from fusion_lab.training.execution import settle
 
 
 def write_case(file: Path, settings: Settings) -> None:
-    """One file that :func:`case.load` reads."""
+    """One file that :func:`opponents.load` reads."""
     plan = make_plan(settings, "loop")
     everything = plan.dataset.gather(torch.arange(len(plan.dataset)))
     assert everything.known[TASK].all(), "opponents do without a mask of known labels"
@@ -29,22 +31,40 @@ def write_case(file: Path, settings: Settings) -> None:
         "observed": everything.observed,
         "valid": everything.valid,
         "labels": everything.targets[TASK],
-        "folds": [_fold(plan, k) | {"positive_weight": class_weights[k, 1].clone()} for k in range(len(plan.folds))],
+        "folds": [
+            _fold(plan, k) | {"class_weights": class_weights[k].clone(), "weights": _weights(settings, plan, k)}
+            for k in range(len(plan.folds))
+        ],
     }
     torch.save(leaves, file)
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """The model's size, and how the product left to itself computes these folds, timed here and now."""
+    model = make_plan(settings, "loop").initial_weights(0)
+    execution = settle(make_plan(settings, "auto"))
+    return {
+        "parameters": PARAMETERS[settings.d_model] if settings.case == "relapse" else model.count_parameters(),
+        "auto": {"mode": execution.mode, "reason": execution.reason},
+    }
 
 
 def _fold(plan: Plan, k: int) -> dict:
     parts = {n: torch.from_numpy(np.flatnonzero(getattr(plan.folds, n)[k])) for n in ("train", "val", "test")}
     scaler = plan.scaler.fold(k).modalities
-    assert not any(scaler[name].fill.any() for name in WIDTHS), "opponents put missing cells at the mean, which is 0"
+    assert not any(part.fill.any() for part in scaler.values()), "opponents put missing cells at the mean, which is 0"
     return {
         **parts,
         "orders": [_order(plan, k, epoch, parts["train"]) for epoch in range(plan.training.epochs)],
-        "shift": {name: scaler[name].shift.clone() for name in WIDTHS},
-        "scale": {name: scaler[name].scale.clone() for name in WIDTHS},
-        "weights": reference_weights(dict(plan.initial_weights(k).named_parameters())),
+        "shift": {name: part.shift.clone() for name, part in scaler.items()},
+        "scale": {name: part.scale.clone() for name, part in scaler.items()},
     }
+
+
+def _weights(settings: Settings, plan: Plan, k: int) -> dict[str, Tensor]:
+    """Of the model that the opponents train: the relapse model is another, the activity model is ours."""
+    ours = plan.initial_weights(k)
+    return reference_weights(dict(ours.named_parameters())) if settings.case == "relapse" else ours.state_dict()
 
 
 def _order(plan: Plan, k: int, epoch: int, train: Tensor) -> Tensor:
@@ -99,4 +119,7 @@ def _layer(ours: Mapping[str, Tensor], here: str, g: int, there: str) -> dict[st
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    write_case(Path(sys.argv[1]), Settings(**json.loads(sys.argv[2])))
+    for file, request in json.loads(sys.argv[1]):
+        of_case = Settings(**request)
+        write_case(Path(file), of_case)
+        sys.stdout.write(json.dumps(told(of_case)) + "\n")

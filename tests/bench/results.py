@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
@@ -13,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from settings import OURS
+from settings import OURS, Settings
 
 Folds = list[dict[str, Any]]
 Taken = dict[str, dict[str, Any]]
@@ -82,13 +83,26 @@ def _ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def verdict(by_width: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whether the stacked folds are :data:`GATE` times as fast as every opponent at every width."""
+    """Whether stacked folds of the relapse model are :data:`GATE` times as fast as every opponent at every width."""
     found = [
         {"d_model": int(width), "opponent": name, "ratio": of["cpu"]["median"], "passed": of["cpu"]["median"] >= GATE}
         for width, part in by_width.items()
         for name, of in part["ratios"].get("stacked", {}).items()
     ]
     return {"times": GATE, "passed": all(one["passed"] for one in found) if found else None, "verdicts": found}
+
+
+def sections(parts: dict[Settings, dict[str, Any]]) -> dict[str, Any]:
+    """``{"settings", "by_width": {width: part}}``, of the relapse model at the top, of the activity model beneath its
+    name and its encoder's.
+    """
+    found: dict[str, Any] = {}
+    for one, part in parts.items():
+        own = found if one.case == "relapse" else found.setdefault(one.case, {}).setdefault(one.encoder, {})
+        left_out = ("d_model", "double")
+        own["settings"] = {k: v for k, v in asdict(one).items() if k not in left_out and v is not None}
+        own.setdefault("by_width", {})[str(one.d_model)] = part
+    return found
 
 
 def machine() -> dict[str, Any]:
@@ -136,12 +150,12 @@ def equality_line(precision: str, found: dict[str, float]) -> str:
     return f"{precision}: largest difference in {losses}; validation AUROC {found['val_auroc']:.1e}"
 
 
-def table(width: str, part: dict[str, Any]) -> list[str]:
-    """The contenders of one width, a line each: seconds, memory and ratios with their range."""
+def table(title: str, part: dict[str, Any]) -> list[str]:
+    """The contenders of one model, a line each: seconds, memory and ratios with their range; and what they come to."""
     taken, found = part["contenders"], part["ratios"]
     head = f"{'':10} {'start':>6} {'cold':>7} {'CPU s':>7} {'wall s':>7} {'MB':>5}"
     heads = [f"{'CPU / ' + mine:>20} {'wall / ' + mine:>20}" for mine in found]
-    lines = [f"d_model {width}: {part['parameters']:,} parameters", "  ".join([head, *heads])]
+    lines = [f"{title}: {part['parameters']:,} parameters", "  ".join([head, *heads])]
     for name, of in taken.items():
         cpu, wall = (median(one[kind] for one in of["rounds"]) for kind in ("cpu", "wall"))
         own = (
@@ -153,7 +167,17 @@ def table(width: str, part: dict[str, Any]) -> list[str]:
             if name in of_mine
         ]
         lines.append("  ".join([own, *against]))
-    return lines
+    return [*lines, _left_to_itself(part)]
+
+
+def _left_to_itself(part: dict[str, Any]) -> str:
+    """Opponents' CPU time against the way that the product takes where it is to choose."""
+    mode = part["auto"]["mode"]
+    told = [
+        f"{name} takes {_range(of, 'cpu').strip()} times its CPU time"
+        for name, of in part["ratios"].get(mode, {}).items()
+    ]
+    return "; ".join([f"training.mode auto is {mode} here ({part['auto']['reason']})", *told])
 
 
 def _range(ratio: dict[str, Any], kind: str) -> str:

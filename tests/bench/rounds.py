@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from settings import Settings
 
@@ -86,39 +86,48 @@ def processes(names: Iterable[str]) -> Generator[Iterator[Contender]]:
         yield map(start, names)
 
 
-def write_case(file: Path, settings: Settings) -> None:
-    """The opponents' data for these settings, in a file.
+def write_cases(files: Mapping[Settings, Path]) -> list[dict[str, Any]]:
+    """The opponents' data, a file for each of the settings; what is told of each: :func:`prepare.told`.
 
     Raises:
-        Failed: it could not be made.
+        Failed: one could not be made.
     """
-    command = [sys.executable, str(HERE / "prepare.py"), str(file), json.dumps(asdict(settings))]
+    requests = json.dumps([(str(file), asdict(settings)) for settings, file in files.items()])
+    command = [sys.executable, str(HERE / "prepare.py"), requests]
     done = subprocess.run(command, capture_output=True, text=True, env=one_thread(), check=False)
     if done.returncode:
         told = "\n".join(done.stderr.splitlines()[-LAST_LINES:])
-        raise Failed(f"the case: expected a file, found that its process ended with code {done.returncode}:\n{told}")
+        raise Failed(f"the cases: expected files, found that their process ended with code {done.returncode}:\n{told}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def train_all(names: Sequence[str], settings: Sequence[Settings], case: Path) -> list[dict[str, list[dict[str, Any]]]]:
-    """For each of the settings the folds of each contender, trained all at once: nothing is timed here."""
-    with processes(names) as started:
-        running = list(started)
-        for contender in running:
+class Request(NamedTuple):
+    """A cross-validation by several contenders."""
+
+    names: Sequence[str]
+    settings: Settings
+    case: Path
+
+
+def train_all(requests: Sequence[Request]) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """For each request the folds of each contender, trained all at once: nothing is timed here."""
+    with processes(dict.fromkeys(name for request in requests for name in request.names)) as started:
+        running = {contender.name: contender for contender in started}
+        for contender in running.values():
             contender.answer()
-        found = []
-        for one in settings:
-            for contender in running:
-                contender.ask(one, case)
-            found.append({contender.name: contender.answer()["folds"] for contender in running})
-        return found
+        for names, settings, case in requests:
+            for name in names:
+                running[name].ask(settings, case)
+            yield {name: running[name].answer()["folds"] for name in names}
 
 
-def race(names: Sequence[str], settings: Settings, case: Path, rounds: int, tell: Tell) -> dict[str, dict[str, Any]]:
+def race(request: Request, rounds: int, tell: Tell) -> dict[str, dict[str, Any]]:
     """What each contender takes: ``{"start", "cold", "rounds", "peak_mb"}``, times as ``{"cpu", "wall"}`` in seconds.
 
     A process's first cross-validation is its cold one and no part of the rounds. Whose turn is first moves on by one
     from round to round, and every other round goes the other way round.
     """
+    names, settings, case = request
     taken: dict[str, dict[str, Any]] = {}
     with processes(names) as started:
         running = {}
@@ -128,7 +137,7 @@ def race(names: Sequence[str], settings: Settings, case: Path, rounds: int, tell
         for number in range(rounds + 1):
             which = f"round {number} of {rounds}" if number else "cold"
             for name in turns(list(names), number):
-                tell(f"d_model {settings.d_model}, {which}: {name} ...", end=" ")
+                tell(f"{settings.title}, {which}: {name} ...", end=" ")
                 running[name].ask(settings, case)
                 answer = running[name].answer()
                 times = {"cpu": answer["cpu"], "wall": answer["wall"]}

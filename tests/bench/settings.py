@@ -18,7 +18,7 @@ PACKAGES = {"lightning": "lightning", "skorch": "skorch"}
 """What a contender needs beside this project and its own requirements."""
 
 PARAMETERS = {64: 316_033, 32: 83_265}
-"""The model's published size by its width."""
+"""The relapse model's published size by its width."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,38 @@ class Settings:
     weight_decay: float = 0.01
     clip: float = 1.0
     patience: int = 100  # kept count of, never reached: all do equal work
+    case: str = "relapse"
+    encoder: str | None = None  # of the activity model
+    samples: int | None = None  # of a chunk of the activity data
 
     @property
     def nhead(self) -> int:
         return self.d_model // 16
+
+    @property
+    def title(self) -> str:
+        """What is trained, on the console."""
+        width = f"d_model {self.d_model}"
+        return width if self.case == "relapse" else f"{self.case}, {self.encoder}, {width}"
+
+
+_ACTIVITY = {"case": "activity", "rows": 807, "folds": 7, "samples": 256, "epochs": 1}
+
+CASES = {
+    "relapse": (Settings(),),
+    "activity": (Settings(**_ACTIVITY, encoder="gru"), Settings(**_ACTIVITY, encoder="cnn")),
+}
+"""What is cross-validated, at every width."""
+
+QUICK = {
+    "relapse": {"rows": 151, "folds": 3, "epochs": 1},
+    "activity": {"rows": 90, "folds": 3, "samples": 64, "epochs": 1},
+}
+QUICK_MODELS = {"relapse": None, "activity": 1}
+"""How many of a case's models a quick run takes: starting the contenders of each is what it spends its time on."""
+
+TAKE_PART = {"relapse": tuple(CONTENDERS), "activity": ("stacked", "loop", "plain", "lightning")}
+"""The contenders of each case."""
 
 
 @dataclass(frozen=True)

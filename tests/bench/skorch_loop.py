@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from case import Case, Fold, Replay, Rows, load, scores
+from case import Case, Fold, Replay, Rows
+from opponents import load
 from settings import FoldAnswer
 from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import EarlyStopping, EpochScoring, GradientNormClipping
@@ -27,7 +28,7 @@ def _train(case: Case, fold: Fold) -> FoldAnswer:
     history = net.history[:, ("train_loss", "valid_loss", "valid_auroc")]
     answer = FoldAnswer(*(list(curve) for curve in zip(*history, strict=True)), {})
     for split, (inputs, labels) in (("val", val), ("test", test)):
-        answer.best.update(scores(split, labels, torch.from_numpy(net.predict_proba(inputs)[:, 1])))
+        answer.best.update(case.scores(split, labels, torch.from_numpy(net.predict_proba(inputs)[:, 1])))
     return answer
 
 
@@ -39,7 +40,7 @@ def _net(case: Case, fold: Fold, val: Dataset) -> NeuralNetBinaryClassifier:
     s = case.settings
     return NeuralNetBinaryClassifier(
         case.model(fold),  # built, and so taken with the weights it has
-        criterion__pos_weight=fold.positive_weight.to(case.dtype),
+        criterion__pos_weight=fold.class_weights[1].to(case.dtype),
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=s.weight_decay,
         optimizer__fused=True,

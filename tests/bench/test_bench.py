@@ -6,12 +6,13 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from results import GATE, differences, ratios, too_different, verdict
-from settings import PARAMETERS
+from results import GATE, differences, ratios, sections, table, too_different, verdict
+from settings import CASES, PARAMETERS, QUICK_MODELS
 
 HERE = Path(__file__).parent
 CONTENDERS = ["stacked", "loop", "plain"]
@@ -22,7 +23,7 @@ def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(HERE), *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=480
     )
 
 
@@ -65,6 +66,26 @@ def test_without_stacked_or_an_opponent_nothing_is_judged():
         assert verdict({"64": {"ratios": ratios({name: taken(1.0, 1.0) for name in names})}})["passed"] is None
 
 
+def test_the_table_ends_with_the_ratio_to_the_products_own_choice():
+    times = {"stacked": taken(2.0, 2.0), "loop": taken(1.0, 1.0), "lightning": taken(3.0, 3.0)}
+    for mode, ratio in (("stacked", 1.5), ("loop", 3.0)):
+        part = {"parameters": 7, "auto": {"mode": mode, "reason": "so timed"}, "contenders": times}
+        told = table("a model", part | {"ratios": ratios(times)})[-1]
+        range_ = f"{ratio:.2f} ({ratio:.2f}-{ratio:.2f})"
+        assert told == f"training.mode auto is {mode} here (so timed); lightning takes {range_} times its CPU time"
+
+
+def test_the_activity_model_has_a_section_for_each_encoder():
+    runs = [replace(base, d_model=width) for of_case in CASES.values() for base in of_case for width in (64, 32)]
+    parts = {run: {"parameters": place} for place, run in enumerate(runs)}
+    found = sections(parts)
+    assert list(found) == ["settings", "by_width", "activity"]
+    places = [found, *(found["activity"][encoder] for encoder in ("gru", "cnn"))]
+    kept = [part for place in places for part in place["by_width"].values()]
+    assert kept == list(parts.values()) and all(list(place["by_width"]) == ["64", "32"] for place in places)
+    assert "encoder" not in found["settings"] and found["activity"]["cnn"]["settings"]["encoder"] == "cnn"
+
+
 def test_the_largest_difference_is_that_of_any_two_contenders():
     found = differences({"a": [fold(0.5), fold(0.25)], "b": [fold(0.5), fold(0.5)], "c": [fold(0.75), fold(0.5)]})
     assert found == {"train_loss": 0.0, "val_loss": 0.25, "val_auroc": 0.0, "test_auroc": 0.0, "test_ap": 0.0}
@@ -82,6 +103,15 @@ def test_curves_that_differ_are_told(loss, sentences):
         (["--rounds", "0"], "argument --rounds: expected a whole number from 1 on, found '0'"),
         (["--d-model", "48"], "argument --d-model: invalid choice: 48 (choose from 64, 32)"),
         (["--contenders", "plain"], "--contenders: expected two or more, found plain"),
+        (["--case", "tabular"], "argument --case: invalid choice: 'tabular' (choose from "),
+        (
+            ["--case", "activity", "--contenders", "stacked", "skorch"],
+            "--contenders: expected two or more, found stacked",
+        ),
+        (
+            ["--case", "activity", "--contenders", "stacked", "plain", "--gate"],
+            "--gate: expected stacked and an opponent",
+        ),
         (["--contenders", "stacked", "loop", "--gate"], "--gate: expected stacked and an opponent at full size"),
         (["--contenders", "stacked", "plain", "--quick", "--gate"], "--gate: expected stacked and an opponent at full"),
         (["--contenders", "stacked", "plain", "--output", "nowhere/x.json"], "--output: expected a file in a folder"),
@@ -105,7 +135,8 @@ def test_the_exit_code_tells_of_equality_and_where_asked_of_the_gate(
 ):
     program = program_without_processes(monkeypatch, loss, {"stacked": taken(1.0, stacked), "plain": taken(9.0, 5.0)})
     file = tmp_path / "results.json"
-    assert program.main(["--contenders", "stacked", "plain", "--output", str(file), *arguments]) == code
+    own = ["--case", "relapse", "--contenders", "stacked", "plain"]
+    assert program.main([*own, "--output", str(file), *arguments]) == code
     found = json.loads(file.read_text())
     assert found["equal"] is (loss == 0.5)
     assert ("ratios" in found["by_width"]["64"]) is found["equal"]
@@ -117,8 +148,10 @@ def program_without_processes(monkeypatch: pytest.MonkeyPatch, loss: float, time
     spec = importlib.util.spec_from_file_location("bench_program", HERE / "__main__.py")
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
-    monkeypatch.setattr(program, "write_case", lambda *request: None)
-    monkeypatch.setattr(program, "train_all", lambda *request: [{"stacked": [fold(0.5)], "plain": [fold(loss)]}] * 2)
+    auto = {"mode": "stacked", "reason": "it is said so"}
+    answers = {"stacked": [fold(0.5)], "plain": [fold(loss)]}
+    monkeypatch.setattr(program, "write_cases", lambda files: [{"parameters": 1, "auto": auto} for _ in files])
+    monkeypatch.setattr(program, "train_all", lambda requests: [answers for _ in requests])
     monkeypatch.setattr(program, "race", lambda *request: times)
     return program
 
@@ -131,15 +164,19 @@ def test_a_quick_run(tmp_path):
     found = json.loads((tmp_path / "quick.json").read_text())
     assert found["equal"] and found["quick"] and "gate" not in found
     assert list(found["by_width"]) == list(map(str, PARAMETERS))
-    for width, part in found["by_width"].items():
-        assert part["parameters"] == PARAMETERS[int(width)]
+    titles = {f"d_model {width}": part for width, part in found["by_width"].items()}
+    assert all(part["parameters"] == PARAMETERS[int(width)] for width, part in found["by_width"].items())
+    for encoder, section in found["activity"].items():
+        titles |= {f"activity, {encoder}, d_model {width}": part for width, part in section["by_width"].items()}
+    assert len(titles) == len(PARAMETERS) + QUICK_MODELS["activity"]
+    for title, part in titles.items():
         assert too_different(part["equality"]) == [] and set(part["equality"]) == {"float32", "float64"}
         assert list(part["contenders"]) == CONTENDERS
         for one in part["contenders"].values():
             seconds = [one["start"]["cpu"], *one["cold"].values(), *one["rounds"][0].values()]
             assert min(seconds) > 0 and len(one["rounds"]) == 1 and 50 < one["peak_mb"] < 5_000
         assert all(part["ratios"][mine]["plain"]["cpu"]["median"] > 0 for mine in ("stacked", "loop"))
-        assert f"d_model {width}, round 1 of 1: plain ... " in done.stdout
+        assert f"\n{title}, round 1 of 1: plain ... " in done.stdout
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from fusion_lab.contracts import AttentionMap, Axis, Predictions, Spec, Task
+from fusion_lab.evaluation.entries import FoldFacts
 from fusion_lab.jobs.kept import drop_others, how_many, keep_trial, kept_folder
 from fusion_lab.report.attention import NO_PROOF
 from fusion_lab.tracking.attention import attention_html
+from fusion_lab.tracking.predictions import RowNames
 from fusion_lab.tracking.trial import Outcome
 from fusion_lab.training.results import CrossValidation, FoldResult
 
@@ -35,7 +37,7 @@ def outcome() -> Outcome:
     maps = tuple(AttentionMap(name, "attention", axes, fold, row, values) for name in ("a:b", "a/b"))
     result = CrossValidation(folds, told, maps, 2, 1.0, "loop")
     spec = Spec((), (Task("death", "binary", ("alive", "died")),))
-    return Outcome(result, spec, None, None, {}, np.array([f"patient {i}" for i in range(ROWS)]))
+    return Outcome(result, spec, None, None, {}, RowNames(np.array([f"patient {i}" for i in range(ROWS)])), FoldFacts())
 
 
 def files(folder) -> set[str]:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from fusion_lab.contracts import AttentionMap, Axis, Feature, Modality, Predictions, Spec, Task
+from fusion_lab.evaluation.entries import FoldFacts
+from fusion_lab.tracking.predictions import RowNames
 from fusion_lab.tracking.store import Store
 from fusion_lab.tracking.trial import Outcome
 from fusion_lab.training.results import CrossValidation, FoldResult
@@ -113,7 +115,12 @@ def make_outcome():
         )
         config = {"name": "made", "seed": 0, "model": {"family": "token_fusion", "d_model": 16, "dropout": 0.1}}
         scores, summary = made_scores(count)
-        ids = np.array([f"patient {i}" for i in range(rows)])
-        return Outcome(result, SPEC, scores, summary, config, ids)
+        names = RowNames(
+            np.array([f"patient {i}" for i in range(rows)]),
+            recording=np.array([f"visit {i // 3}" for i in range(rows)]),
+        )
+        sizes = ((40,) * count, (10,) * count, (10,) * count)
+        folds = FoldFacts("stratified", tuple(f"fold {k}" for k in range(count)), "split", "data", *sizes, seed=0)
+        return Outcome(result, SPEC, scores, summary, config, names, folds)
 
     return make

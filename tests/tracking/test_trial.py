@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from safetensors.torch import load as load_safetensors
 
 from fusion_lab.tracking import attention as attention_files
+from fusion_lab.tracking.split import read_facts
 from fusion_lab.tracking.trial import (
     curve_metrics,
     fold_metrics,
@@ -87,8 +88,10 @@ def test_files_of_a_trial(store, experiment, make_outcome, artifact):
         assert weights[name].equal(tensor)
     assert json.loads(artifact(run, "checkpoints/fold2.json"))["best_epoch"] == 2
     assert {a.path for a in store.client.list_artifacts(run.id)} == {
-        *("attention", "checkpoints", "config.yaml", "curves.json", "curves.png", "predictions.parquet", "scores.csv")
+        *("attention", "checkpoints", "config.yaml", "curves.json", "curves.png", "predictions.parquet", "scores.csv"),
+        "folds.json",
     }
+    assert read_facts(artifact(run, "folds.json")) == outcome.folds
 
 
 def test_interactive_pages_carry_their_script_once_for_all_maps(store, experiment, make_outcome, artifact):
@@ -136,7 +139,7 @@ def test_a_trial_costs_few_calls_of_the_store(store, experiment, make_outcome, m
         monkeypatch.setattr(MlflowClient, name, counted(name))
     run_of(store, experiment, make_outcome(count=5, epochs=50))
     files = calls.pop("log_artifact")
-    assert files == 8
+    assert files == 9
     assert calls == {"create_run": 1, "log_batch": 1, "set_terminated": 1}
 
 

@@ -1,0 +1,84 @@
+"""What the cells of a sweep share and leave behind: materials that are loaded once, and a folder for each cell."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusion_lab.contracts import Predictions, content_hash
+from fusion_lab.evaluation.predictions import load_predictions, save_predictions
+from fusion_lab.experiment import Experiment, Materials
+
+GROUP_TAG, CELL_TAG, SAME_TAG, REFERENCE_TAG = (f"fusion_lab.{n}" for n in ("group", "cell", "same_as", "reference"))
+"""Tags of a cell's run: its group, its name in the group, the cell that is the same, and whether others are held
+against it."""
+PREDICTIONS, RESULT = "predictions.npz", "result.json"
+"""Files of a cell that is finished; the second is written last."""
+
+
+class Shelf:
+    """Materials by the settings that they are made from: loaded once, and given away after their last use."""
+
+    def __init__(self, experiments: Sequence[Experiment]) -> None:
+        self._uses = Counter(_made_from(experiment) for experiment in experiments)
+        self._loaded: dict[str, Materials] = {}
+
+    def get(self, experiment: Experiment) -> Materials:
+        """The materials of an experiment.
+
+        Raises:
+            DataError: an input that cannot be used, or an impossible split.
+        """
+        key = _made_from(experiment)
+        if key not in self._loaded:
+            self._loaded[key] = Materials.load(experiment)
+        return self._loaded[key]
+
+    def release(self, experiment: Experiment) -> None:
+        """One of the experiments is done with its materials."""
+        key = _made_from(experiment)
+        self._uses[key] -= 1
+        if not self._uses[key]:
+            self._loaded.pop(key, None)
+
+
+def _made_from(experiment: Experiment) -> str:
+    return content_hash(experiment.model_dump(mode="json", include={"data", "folds"}))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished cell. ``facts``: its fingerprint, its run, and the numbers parameters, seconds and best_epoch."""
+
+    predictions: Predictions
+    facts: Mapping[str, Any]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {name: float(self.facts[name]) for name in ("parameters", "seconds", "best_epoch")}
+
+
+def save_cell(folder: Path, done: Done) -> None:
+    """Leaves a finished cell in its folder, whole or not at all."""
+    save_predictions(done.predictions, folder / PREDICTIONS)
+    half = folder / f"{RESULT}.part"
+    half.write_text(json.dumps(dict(done.facts)))
+    os.replace(half, folder / RESULT)
+
+
+def is_finished(folder: Path, fingerprint: str) -> bool:
+    """Whether the folder holds a cell of this very configuration, data and folds."""
+    file = folder / RESULT
+    return file.is_file() and json.loads(file.read_text())["fingerprint"] == fingerprint
+
+
+def load_cell(folder: Path, fingerprint: str) -> Done | None:
+    """What :func:`save_cell` left; ``None`` where that is another configuration, or nothing."""
+    if not is_finished(folder, fingerprint):
+        return None
+    return Done(load_predictions(folder / PREDICTIONS), json.loads((folder / RESULT).read_text()))

@@ -1,0 +1,154 @@
+"""Runs of the store held against each other without their data; what has nothing in common is refused in one line."""
+
+import numpy as np
+import pytest
+import torch
+from jobs_stage import TINY, Stage
+from mlflow import MlflowClient
+
+from fusion_lab.contracts import UserError
+from fusion_lab.evaluation.entries import FoldFacts
+from fusion_lab.experiment import Materials, override, resolve
+from fusion_lab.jobs import compare
+from fusion_lab.jobs.crossval import names_and_folds
+from fusion_lab.tracking.predictions import RowNames
+from fusion_lab.tracking.store import Store
+from fusion_lab.tracking.trial import log_predictions
+from fusion_lab.zoo.baselines import run_baselines
+
+
+def write_run(store, name, seed=0, rows=60, tags=None, facts=True, parent=None, noise=0.0):
+    """A run with predictions of the prevalence, plus ``noise``, as an earlier job left it."""
+
+    changes = {"data.rows": rows, "folds.seed": seed}
+    experiment = resolve(override({"name": "tiny", **TINY}, changes), "tiny")
+    materials = Materials.load(experiment)
+    dataset = materials.dataset
+
+    def batch_of(fold, part):
+        return dataset.gather(torch.as_tensor(part))
+
+    predictions = run_baselines(materials.spec, materials.folds, batch_of, ("prevalence",))["prevalence"]
+    rng = np.random.default_rng(len(name))
+    for task, score in predictions.score.items():
+        predictions.score[task][:] = np.clip(score + noise * rng.normal(size=score.shape), 0, 1)
+    names, folds = names_and_folds(experiment, materials)
+    with store.start_run(
+        store.experiment_id("tiny"), name, parent=parent, tags=tags or {"fusion_lab.kind": "train"}
+    ) as run:
+        run.params({"training.monitor": "auroc"})
+        log_predictions(run, predictions, materials.spec, RowNames(names.ids), folds if facts else FoldFacts())
+    store.flush()
+    return run.id
+
+
+@pytest.fixture
+def store(stage):
+    with Store.open(stage.uri) as opened:
+        yield opened
+
+
+@pytest.fixture
+def blank(monkeypatch):
+    """Picture and page take longer than the rest."""
+    monkeypatch.setattr("fusion_lab.jobs.comparing.comparison_png", lambda report: b"")
+    monkeypatch.setattr("fusion_lab.jobs.comparing.comparison_html", lambda report: "")
+
+
+def test_runs_are_found_by_id_beginning_and_name(stage, store, capsys):
+    ids = [write_run(store, name, noise=0.1) for name in ("one", "second", "the third")]
+    report = compare.run(f"{ids[0]},{ids[1][:10]}, the third", "out.html", stage.uri)
+    assert report.entries == ["one", "second", "the third"] and report.comparison.reference == "one"
+    assert {file.name for file in stage.folder.glob("out.*")} == {"out.html", "out.png", "out.csv", "out.json"}
+    assert "minus one" in capsys.readouterr().out
+    assert stage.halves() == []
+    assert report.comparison.contrast("second", "auroc").difference.n == 3
+
+
+def test_a_sweeps_cells_are_compared_by_its_name_or_its_run(stage, store, blank):
+    study = {"fusion_lab.study": "sweep-mine-0123abcd"}
+    parent = store.start_run(store.experiment_id("tiny"), "sweep mine", tags={"fusion_lab.kind": "sweep", **study})
+    parent.close()
+    for number, name in enumerate(("a=1", "a=2", "b=1")):
+        tags = {"fusion_lab.kind": "cell", "fusion_lab.group": name[0], **study}
+        tags |= {"fusion_lab.reference": "true"} if number == 1 else {}
+        tags |= {"fusion_lab.same_as": "a=1"} if number == 2 else {}
+        write_run(store, name, tags=tags, parent=parent.id, noise=0.1)
+    write_run(store, "trees", tags={"fusion_lab.kind": "baseline", **study}, noise=0.2)
+    for named in ("sweep:mine", "sweep:sweep-mine-0123abcd", parent.id, "sweep mine"):
+        report = compare.run(named, "out.html", stage.uri)
+        assert report.comparison.reference == "a=2"
+        assert [(line.group, line.name, line.entry) for line in report.lines] == [
+            ("a", "a=1", "a=1"),
+            ("a", "a=2", "a=2"),
+            ("b", "b=1", "a=1"),
+            ("baselines", "trees", "trees"),
+        ]
+
+
+def test_runs_of_earlier_versions_are_compared_by_their_rows(stage, store, blank):
+    ids = [write_run(store, name, facts=False, noise=0.1) for name in ("one", "second")]
+    report = compare.run(",".join(ids), "out.html", stage.uri)
+    assert report.comparison.contrast("second", "auroc").basis == "rows"
+    assert sum("earlier version" in note for note in report.notes) == 2
+
+
+def test_two_runs_of_one_name_are_told_apart(stage, store, blank):
+    ids = [write_run(store, "same") for _ in range(2)]
+    report = compare.run(",".join(ids), "out.html", stage.uri)
+    assert report.entries == [f"same ({run_id[:8]})" for run_id in ids]
+    with pytest.raises(UserError, match="expected one run, found 2 called 'same'"):
+        compare.run(f"{ids[0]},same", "out.html", stage.uri)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"rows": 80}, "expected runs of the same data, found other"),
+        ({"seed": 1}, "expected runs on the same folds, found other and one: the same rows are in other folds"),
+        ({"seed": 1, "facts": False}, "the same rows are in other folds"),
+        ({"rows": 80, "facts": False}, "no recordings in common"),
+    ],
+)
+def test_runs_of_other_data_or_folds_are_refused(stage, store, other, says):
+    write_run(store, "one")
+    write_run(store, "other", **other)
+    with pytest.raises(UserError) as told:
+        compare.run("one,other", "out.html", stage.uri)
+    assert says in str(told.value) and "\n" not in str(told.value)
+    assert not list(stage.folder.glob("out.*"))
+
+
+@pytest.mark.parametrize(
+    ("runs", "output", "says"),
+    [
+        ("nothing", "out.html", "runs: expected the id or name of a run, found 'nothing'"),
+        ("onee", "out.html", "did you mean 'one'?"),
+        (",", "out.html", "runs: expected ids or names of runs"),
+        ("one", "out.html", "expected at least two runs with predictions, found 1"),
+        ("one,empty", "out.html", "expected at least two runs with predictions, found 1"),
+        ("sweep:none", "out.html", "expected a sweep with finished cells, found 'none'"),
+        ("one", "out.pdf", "output: expected a file that ends in .html"),
+        ("one", "nowhere/out.html", "output: expected a folder that exists"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(stage, store, runs, output, says):
+    write_run(store, "one")
+    store.start_run(store.experiment_id("tiny"), "empty").close()
+    store.flush()
+    with pytest.raises(UserError) as told:
+        compare.run(runs, output, stage.uri)
+    assert says in str(told.value) and "\n" not in str(told.value)
+
+
+def test_no_store_is_made(tmp_path):
+    with pytest.raises(UserError, match="expected a tracking store"):
+        compare.run("one", "out.html", f"sqlite:///{tmp_path}/none.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_deleted_run_is_not_found(stage: Stage, store):
+    run_id = write_run(store, "one")
+    MlflowClient(stage.uri).delete_run(run_id)
+    with pytest.raises(UserError, match="expected the id or name of a run"):
+        compare.run(run_id, "out.html", stage.uri)
