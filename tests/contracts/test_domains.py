@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,6 +153,11 @@ def test_the_suite_has_an_example_of_every_domain():
 
 def test_the_spec_is_known_without_and_with_the_data(loaded):
     assert loaded.domain.spec(loaded.config) == loaded.dataset.spec
+
+
+def test_the_spec_can_be_written_down(loaded):
+    """A registered model holds it as JSON, which knows Python's types alone."""
+    assert json.loads(json.dumps(asdict(loaded.dataset.spec)))
 
 
 def test_leaves_have_the_shapes_and_types_of_the_contract(loaded):

@@ -254,6 +254,6 @@ def _with_gaps(modality: Modality, made: Cut) -> Modality:
     """The modality whose features tell which of them are missing in samples that have others."""
     samples = np.count_nonzero(made.valid)
     features = (
-        replace(f, gaps=np.count_nonzero(made.observed[:, :, i]) < samples) for i, f in enumerate(modality.features)
+        replace(f, gaps=bool(np.count_nonzero(made.observed[:, :, i]) < samples)) for i, f in enumerate(modality.features)
     )
     return replace(modality, features=tuple(features))
