@@ -17,19 +17,18 @@ class AugmentationConfig(Config):
 
     The others distort the numeric features of sequences, drawn anew for every row in each epoch, in standard deviations
     of the training rows (after Um et al., 2017, "Data augmentation of wearable sensor data"): ``scaling`` multiplies a
-    feature over the whole row by 1 + ``scaling`` z, ``offset`` adds ``offset`` z to it, ``jitter`` adds noise of its
-    own to each time step, z being standard normal. A model learns not to go by how a sensor happens to sit.
+    feature over the whole row by 1 + ``scaling`` z, ``offset`` adds ``offset`` z to it, z being standard normal. A
+    model learns not to go by how a sensor happens to sit.
     """
 
     modality_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     scaling: float = Field(0.0, ge=0.0, le=1.0)
     offset: float = Field(0.0, ge=0.0, le=10.0)
-    jitter: float = Field(0.0, ge=0.0, le=10.0)
 
     @property
     def distorts(self) -> bool:
         """Whether values are changed."""
-        return max(self.scaling, self.offset, self.jitter) > 0
+        return max(self.scaling, self.offset) > 0
 
 
 def augment(batch: Batch, spec: Spec, config: AugmentationConfig, generators: Iterable[np.random.Generator]) -> Batch:
@@ -68,9 +67,8 @@ def distort(batch: Batch, spec: Spec, config: AugmentationConfig, generators: It
         x = inputs[modality.name]
         numeric = torch.tensor([f.kind == "numeric" for f in modality.features], device=x.device)
         real = batch.observed[modality.name] & batch.valid[modality.name].unsqueeze(-1) & numeric
-        rows, steps, width = x.shape[1:]
-        factor = 1.0 + _normal(own, (rows, 1, width), config.scaling, x)
-        added = _normal(own, (rows, 1, width), config.offset, x) + _normal(own, (rows, steps, width), config.jitter, x)
+        shape = (x.shape[1], 1, x.shape[3])
+        factor, added = 1.0 + _normal(own, shape, config.scaling, x), _normal(own, shape, config.offset, x)
         inputs[modality.name] = torch.where(real, x * factor + added, x)
     return batch._replace(inputs=inputs)
 

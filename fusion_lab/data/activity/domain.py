@@ -253,7 +253,6 @@ def _recording_names(recorded: Recorded) -> list[str]:
 def _with_gaps(modality: Modality, made: Cut) -> Modality:
     """The modality whose features tell which of them are missing in samples that have others."""
     samples = np.count_nonzero(made.valid)
-    features = (
-        replace(f, gaps=bool(np.count_nonzero(made.observed[:, :, i]) < samples)) for i, f in enumerate(modality.features)
-    )
+    filled = [np.count_nonzero(made.observed[:, :, i]) for i in range(modality.width)]
+    features = (replace(f, gaps=bool(n < samples)) for f, n in zip(modality.features, filled, strict=True))
     return replace(modality, features=tuple(features))
