@@ -161,6 +161,8 @@ class _Search:
         done = len(study.ended())
         state = f"continues after {done} trials" if done else "starts"
         self.progress.line(f"study {study.name} {state}: {self.config.budget.trials} trials in all, in {study.folder}/")
+        if not done and study.start is not None:
+            self.progress.line("trial 0 is the experiment as it is")
         pooled = is_pooled(self.materials, study.base.training)
         save_study_view(study, self.materials.spec, self.place, pooled)
 

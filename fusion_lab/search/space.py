@@ -24,7 +24,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fusion_lab.config import nearest
+from fusion_lab.config import flatten, nearest
 from fusion_lab.contracts import ConfigError
 from fusion_lab.experiment import Experiment, override, resolve
 
@@ -82,6 +82,18 @@ class Space:
     def logarithmic(self) -> tuple[str, ...]:
         """Names of the settings that are drawn on a logarithmic scale."""
         return tuple(h.name for h in _holes(self.nodes) if getattr(h.distribution, "log", False))
+
+    def point(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Where an experiment's settings lie in the space, ``{name: value}``; ``None`` where one lies outside.
+
+        >>> space = parse_space({"model": {"dropout": {"float": [0.0, 0.5]}}}, "hpo/x.yaml")
+        >>> space.point({"model": {"dropout": 0.1}}), space.point({"model": {"dropout": 0.9}})
+        ({'model.dropout': 0.1}, None)
+        """
+        flat = flatten(settings)
+        found = {hole.name: flat.get(hole.path) for hole in _opened(self.nodes, flat)}
+        inside = all(_holds(hole.distribution, flat.get(hole.path)) for hole in _opened(self.nodes, flat))
+        return found if inside else None
 
     def is_conditional(self) -> bool:
         """Whether a choice opens settings of its own."""
@@ -217,6 +229,26 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, distribution: BaseDistrib
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     suggest = trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
     return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)  # ty: ignore[invalid-argument-type]
+
+
+def _opened(nodes: Node, flat: Mapping[str, Any]) -> Iterator[Hole]:
+    """The holes that an experiment with these settings has, those of the branches that it took included."""
+    for hole in (node for node in nodes if isinstance(node, Hole)):
+        yield hole
+        value = flat.get(hole.path)
+        if _holds(hole.distribution, value):
+            yield from _opened(hole.branches.get(value, ()), flat)
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value may be drawn from it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(value == choice and type(value) is type(choice) for choice in distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    if not _is_number("int" if isinstance(distribution, IntDistribution) else "float", value):
+        return False
+    steps = 0.0 if distribution.step is None else (value - distribution.low) / distribution.step
+    return distribution.low <= value <= distribution.high and abs(steps - round(steps)) < 1e-9
 
 
 def _holes(nodes: Node) -> Iterator[Hole]:

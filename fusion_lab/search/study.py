@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from fusion_lab.config import Config, load_yaml, validate
 from fusion_lab.contracts import ConfigError, UserError, content_hash
 from fusion_lab.experiment import Experiment, Materials, override, resolve
 from fusion_lab.search.journal import open_study
+from fusion_lab.search.lock import locked
 from fusion_lab.search.space import Space, check_space, parse_space
 from fusion_lab.training.plan import Execution
 
@@ -65,7 +65,9 @@ class BudgetConfig(Config):
 class StudyConfig(Config):
     """One file in ``hpo/``: a base experiment and what is searched over it.
 
-    ``keep`` says which trials' checkpoints stay: ``best``, ``top-3``, ``all`` or ``none``.
+    ``keep`` says which trials' checkpoints stay: ``best``, ``top-3``, ``all`` or ``none``. ``start`` says whether the
+    first trial is the ``base`` experiment as it is, where its settings lie in the space: what a search finds is then at
+    least as good, by its own measure, as what it began with.
     """
 
     experiment: str | None = None  # searched where the command names none
@@ -73,6 +75,7 @@ class StudyConfig(Config):
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = PrunerConfig()
     budget: BudgetConfig = BudgetConfig()
+    start: Literal["base", "drawn"] = "base"
     keep: str = Field("best", pattern=r"^(best|all|none|top-[1-9][0-9]?)$")
 
 
@@ -109,6 +112,8 @@ class Study:
         self.source = source
         self.execution: Execution | None = None  # see settle
         check_space(self.space, base.resolved(), source)
+        # where the first trial lies: nowhere in particular if the base experiment lies outside of the space
+        self.start = self.space.point(base.resolved()) if config.start == "base" else None
         self._pruner = make_pruner(config.pruner, base.training.epochs, source)
         self.name = f"{base.name}-{self._identity(materials)[:8]}"
         self.folder = folder / self.name
@@ -123,27 +128,13 @@ class Study:
         return open_study(self.folder / "journal.log", self.name, self._pruner)
 
     def _identity(self, materials: Materials) -> str:
-        kept = self.config.model_dump(mode="json", include={"sampler", "pruner"})
+        kept = self.config.model_dump(mode="json", include={"sampler", "pruner", "start"})
         space = json.dumps(self.config.space)  # in its order, by which settings are drawn
         return content_hash([space, kept, materials.fingerprint(self.base)])
 
-    @contextmanager
-    def locked(self) -> Generator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Holds the study; a second process is refused. The lock goes with the process, however it ends."""
-        self.trials()  # makes the folder
-        with open(self.folder / "lock", "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise UserError(
-                    f"study {self.name}: expected to be the only one running it, found process {holder} at it"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
+        return locked(self.folder / "lock", f"study {self.name}")
 
     def settle(self, choose: Callable[[], Execution]) -> Execution:
         """How the folds of all trials are computed: what the base experiment says or, where that is ``auto``, what
@@ -182,7 +173,9 @@ class Study:
         Raises:
             ConfigError: the point drawn is no experiment; the trial has failed.
         """
-        place = sum(t.user_attrs.get(REASON) != INTERRUPTED for t in self.trials())
+        if self.start is not None and not any(t.params or t.state == TrialState.WAITING for t in self.trials()):
+            self._study.enqueue_trial(self.start)
+        place = sum(_counts(t) for t in self.trials())
         self._study.sampler = make_sampler(self.config.sampler, key(self.base.seed, "sampler", place), self.space)
         trial = self._study.ask()
         trial.set_user_attr(STREAM, trial.user_attrs.get(STREAM, place))
@@ -238,6 +231,14 @@ class Study:
             return {}
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial has a place in the order of suggestions: not one that was interrupted, which another repeats, nor
+    the first one while it waits.
+    """
+    repeats = AGAIN in trial.user_attrs
+    return trial.user_attrs.get(REASON) != INTERRUPTED and (repeats or trial.state != TrialState.WAITING)
 
 
 def make_sampler(config: SamplerConfig, seed: int, space: Space) -> optuna.samplers.BaseSampler:

@@ -36,6 +36,33 @@ def test_a_suggestion_depends_on_the_trials_before_it_and_not_on_the_process(tmp
     assert [tree["trial"] for tree in once] == list(range(10))
 
 
+INSIDE = {"optimiser.lr": 2e-3, "model.d_model": 8}
+
+
+def test_the_first_trial_is_the_experiment_as_it_is(tmp_path):
+    study = open_study(tmp_path / "base", experiment=INSIDE)
+    assert study.start is not None
+    (first,) = run(study, 1)
+    plain = {**study.base.resolved(), "selected": study.name}
+    assert first == plain
+    drawn = run(open_study(tmp_path / "drawn", {"start": "drawn"}, INSIDE), 3)
+    assert plain["optimiser"]["lr"] not in [tree["optimiser"]["lr"] for tree in drawn]
+
+
+def test_an_experiment_outside_of_the_space_is_not_tried(tmp_path):
+    study = open_study(tmp_path, experiment={**INSIDE, "optimiser.lr": 0.5})
+    assert study.start is None
+    assert run(study, 1)[0]["optimiser"]["lr"] != 0.5
+
+
+def test_a_kill_before_the_first_trial_began_loses_nothing(tmp_path):
+    study = open_study(tmp_path / "killed", experiment=INSIDE)
+    study._study.enqueue_trial(study.start)  # noqa: SLF001 - as far as the killed process came
+    del study
+    again = run(open_study(tmp_path / "killed", experiment=INSIDE), 3)
+    assert again == run(open_study(tmp_path / "whole", experiment=INSIDE), 3)
+
+
 def never() -> Execution:
     raise AssertionError("it was timed again")
 

@@ -186,3 +186,34 @@ def test_a_drawn_point_is_the_experiment_with_its_holes_filled():
     assert experiment.model.d_model == drawn["model.d_model"]
     assert experiment.optimiser.lr == drawn["optimiser.lr"]
     assert experiment.folds == base().folds
+
+
+BRANCHES = {
+    "model": {"fusion": {"choice": {"transformer": {"num_fusion_layers": {"int": [1, 3]}}, "gated": None}}},
+    "optimiser": {"lr": {"float": [1e-4, 1e-2], "log": True}, "schedule": "constant"},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "point"),
+    [
+        ({"fusion": "gated", "lr": 1e-3}, {"model.fusion": "gated", "optimiser.lr": 1e-3}),
+        (
+            {"fusion": "transformer", "lr": 1e-2},
+            {"model.fusion": "transformer", "model.num_fusion_layers@transformer": 1, "optimiser.lr": 1e-2},
+        ),
+        ({"fusion": "transformer", "lr": 1e-3, "num_fusion_layers": 4}, None),
+        ({"fusion": "gated", "lr": 1e-3, "num_fusion_layers": 4}, {"model.fusion": "gated", "optimiser.lr": 1e-3}),
+        ({"fusion": "bottleneck", "lr": 1e-3}, None),
+        ({"fusion": "gated", "lr": 0.1}, None),
+    ],
+)
+def test_where_an_experiment_lies_in_a_space(settings, point):
+    tree = {"model": {"num_fusion_layers": 1, **settings}, "optimiser": {"lr": settings["lr"]}}
+    assert parse_space(BRANCHES, "f.yaml").point(tree) == point
+
+
+def test_a_range_with_steps_holds_its_steps_alone():
+    space = parse_space({"model": {"d_model": {"int": [8, 64], "step": 8}}}, "f.yaml")
+    assert space.point({"model": {"d_model": 24}}) == {"model.d_model": 24}
+    assert space.point({"model": {"d_model": 20}}) is None

@@ -1,5 +1,6 @@
 """A sweep's file: what its cells are, and every way in which it can be wrong, told in one line."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,8 @@ def test_numbers_and_switches_stay_what_they_are():
         ({"a": {}}, ("cells.a", "expected at least one setting with a list")),
         ({"a": {"model.d_model": []}}, ("cells.a", "model.d_model", "an empty one")),
         ({"a": {"model.d_model": [8, 8]}}, ("cells.a", "'d_model=8' twice")),
+        ({"a": {"model": [{"d_model": 8}, {"d_model": 16}]}}, ("cells of different names, found 'model=d_model' twice",)),
+        ({"a": {1: [2, 3]}}, ("cells.a: 1=2: 1: unknown key",)),
         ({"a": [8]}, ("cells.a", "expected an object")),
         ({"a": None}, ("cells.a", "expected an object")),
         ({}, ("cells", "at least 1 item")),
@@ -140,10 +143,23 @@ def test_a_sweeps_folder_depends_on_its_name_and_the_base_experiment():
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     alone = "sweep s: expected to be the only one running it, found process"
-    with locked(tmp_path / "s", "sweep s"), pytest.raises(UserError, match=alone), locked(tmp_path / "s", "sweep s"):
+    file = tmp_path / "s" / ".lock"
+    with (
+        locked(file, "sweep s"),
+        pytest.raises(UserError, match=f"{alone} {os.getpid()} at it"),
+        locked(file, "sweep s"),
+    ):
         pass
-    with locked(tmp_path / "s", "sweep s"):
-        pass
+    with locked(file, "sweep s"):
+        assert file.read_text() == str(os.getpid())
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "held" / ".lock").mkdir(parents=True)
+    for file in (tmp_path / "file" / "s" / ".lock", tmp_path / "held" / ".lock"):
+        with pytest.raises(UserError, match="expected a folder for the sweep s"), locked(file, "sweep s"):
+            pass
 
 
 def test_the_ablation_matrix_has_thirteen_cells():
