@@ -75,7 +75,7 @@ class HybridFusion(nn.Module):
         """What a modality reads of the others that are there ``[B,hidden]``, zeros where it is alone."""
         others = self.others[asker]
         if not others:
-            return torch.zeros(())
+            return torch.zeros((), device=present.device)
         told = torch.stack([read[asker, b] for b in others])
         return weighted_mean(told, torch.stack([present[b] for b in others]), dim=0)
 

@@ -30,6 +30,8 @@ BESIDE = ("accuracy", "f1", "log_loss", "r2", "mae")
 """Metrics beside the headline, of tasks that all have them."""
 MOST_PAIRED = 16
 """Entries up to which all are held against all."""
+SEPARATE = 0.05
+"""Corrected p below which a difference is told apart from chance."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def compare(entries: Sequence[Entry], every: Sequence[Measure], reference: str) 
         tuple(_corrected(contrasts)),
         tuple(_corrected([p for p in pairs if p is not None])),
         tuple(strangers),
-        tuple(dict.fromkeys(note for e in entries if e is not base for note in _notes(e, base))),
+        (*dict.fromkeys(note for e in entries if e is not base for note in _notes(e, base)), *_least_p(contrasts)),
     )
 
 
@@ -240,6 +242,9 @@ def _by_fold(ours: Entry, other: Entry, ground: Ground, measure: Measure) -> Con
     if ours.count < 2 or not np.isfinite([first, second]).all():
         return None
     found = paired_by_fold(first, second, (ours.ratio + other.ratio) / 2)
+    least, most = measure.bounds
+    low, high = np.clip([found.low, found.high], least - most, most - least)  # no difference is larger
+    found = found._replace(low=float(low), high=float(high))
     means = float(first.mean()), float(second.mean())
     return Contrast(ours.name, other.name, measure.key, ground.basis, False, *means, found)
 
@@ -268,6 +273,21 @@ def _corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
         for index, value in zip(indices, values, strict=True):
             corrected[index] = replace(contrasts[index], corrected=value)
     return corrected
+
+
+def _least_p(contrasts: Sequence[Contrast]) -> list[str]:
+    """What swaps of few groups cannot tell apart by the first measure, however large it is."""
+    shown = {c.name: c for c in reversed(contrasts) if c.measure == contrasts[0].measure}.values()
+    known = [c for c in shown if np.isfinite(c.difference.p)]
+    groups = max((c.difference.n for c in known if c.pooled), default=0)
+    if not groups or len(known) * 2.0 ** (1 - groups) < SEPARATE:
+        return []
+    least = 2.0 ** (1 - groups)
+    told = f"Swaps of {groups} groups give no p below {least:.3f}, which Holm's correction for {len(known)} comparisons"
+    return [
+        f"{told} makes {min(1.0, len(known) * least):.3f}: no difference of scores of all rows together can be told"
+        f" apart from chance here, however large it is. Look at its interval."
+    ]
 
 
 def _notes(entry: Entry, base: Entry) -> list[str]:

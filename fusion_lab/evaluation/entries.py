@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -95,13 +95,20 @@ class Entry:
         units = names if self.group is None else self.group[first]
         return _part(predictions, self, names, units)
 
+    @property
+    def known_units(self) -> int:
+        """How much is known of which rows belong together: their groups (2), their recordings (1), nothing (0)."""
+        return 2 if self.group is not None else int(self.recording is not None)
+
     def _units(self) -> np.ndarray:
         """What rows of one unit have in common makes them alike."""
         return self.group if self.group is not None else self.recording if self.recording is not None else self.ids
 
 
 class Ground(NamedTuple):
-    """What two entries can both be scored on: test rows, recordings, or folds with other rows of the same groups."""
+    """What two entries can both be scored on: test rows, recordings, or folds with other rows of the same groups. Of
+    rows and recordings both have the same units.
+    """
 
     basis: Basis
     ours: Part
@@ -116,34 +123,47 @@ def common_ground(ours: Entry, other: Entry) -> Ground | str:
     """
     if ours.tasks != other.tasks:
         return "they predict other targets"
-    if ours.count != other.count or (ours.folds.names and other.folds.names and ours.folds.names != other.folds.names):
+    if ours.count != other.count:
         return f"their folds differ ({ours.count} and {other.count})"
+    if ours.folds.names and other.folds.names and ours.folds.names != other.folds.names:
+        first = next((a, b) for a, b in zip(ours.folds.names, other.folds.names, strict=True) if a != b)
+        return f"their folds differ ({' and '.join(first)})"
     if np.array_equal(ours.rows.keys, other.rows.keys):
         same = _same_labels(ours.rows, other.rows, ours.tasks)
-        return Ground("rows", ours.rows, other.rows) if same else "the targets of their rows differ"
+        return (
+            _with_one_unit("rows", ours, other, ours.rows, other.rows) if same else "the targets of their rows differ"
+        )
     if set(ours.rows.name.tolist()) == set(other.rows.name.tolist()):
         return "the same rows are in other folds"
     if ours.folds.data and other.folds.data and ours.folds.data != other.folds.data:
         return "their data differ"
     if ours.recordings is not None and other.recordings is not None:
-        return _common_recordings(ours.recordings, other.recordings, ours.tasks)
+        return _common_recordings(ours, other, ours.recordings, other.recordings)
     if ours.group is not None and other.group is not None and _tested(ours) == _tested(other):
         return Ground("folds", ours.rows, other.rows)
     return "they have other test rows, and no recordings in common"
 
 
-def _common_recordings(ours: Part, other: Part, tasks: Sequence[Task]) -> Ground | str:
-    both = np.intersect1d(ours.name, other.name)
+def _common_recordings(ours: Entry, other: Entry, first: Part, second: Part) -> Ground | str:
+    both = np.intersect1d(first.name, second.name)
     if not len(both):
         return "they have no recording in common"
-    first, second = (part.where(np.isin(part.name, both)) for part in (ours, other))
+    first, second = (part.where(np.isin(part.name, both)) for part in (first, second))
     if not np.array_equal(first.keys, second.keys):
         return "the same recordings are in other folds"
+    same = _same_labels(first, second, ours.tasks)
     return (
-        Ground("recordings", first, second)
-        if _same_labels(first, second, tasks)
-        else ("the targets of their recordings differ")
+        _with_one_unit("recordings", ours, other, first, second) if same else "the targets of their recordings differ"
     )
+
+
+def _with_one_unit(basis: Basis, ours: Entry, other: Entry, first: Part, second: Part) -> Ground:
+    """With the units of the one that knows more of them: a run of an earlier version knows no groups, and its rows
+    alone would pass for as many independent ones.
+    """
+    if ours.known_units < other.known_units:
+        return Ground(basis, replace(first, unit=second.unit), second)
+    return Ground(basis, first, replace(second, unit=first.unit))
 
 
 def _tested(entry: Entry) -> set[tuple[int, str]]:

@@ -59,14 +59,15 @@ def labelled(part: Predictions, task: Task, thresholds: Thresholds) -> Labelled:
 
 def told_scores(part: Predictions, spec: Spec, thresholds: Thresholds) -> dict[str, dict[str, Told]]:
     """``{task: {metric: Told}}`` of :data:`METRICS_TOLD`."""
-    return {task.name: _told(labelled(part, task, thresholds), task) for task in spec.tasks}
+    folds = np.unique(part.fold)  # one without a known label has no score, and leaves the mean without a value
+    return {task.name: _told(labelled(part, task, thresholds), task, folds) for task in spec.tasks}
 
 
-def _told(rows: Labelled, task: Task) -> dict[str, Told]:
-    folds = [rows.of(rows.fold == fold) for fold in np.unique(rows.fold)]
+def _told(rows: Labelled, task: Task, folds: np.ndarray) -> dict[str, Told]:
+    of_fold = [rows.of(rows.fold == fold) for fold in folds]
     told = {}
     for metric in METRICS_TOLD[task.kind]:
-        values = [_measure(task, metric, of) for of in folds] or [np.nan]
+        values = [_measure(task, metric, of) for of in of_fold] or [np.nan]
         told[metric] = Told(_measure(task, metric, rows), float(np.mean(values)))
     return told
 

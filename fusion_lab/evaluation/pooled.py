@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Part:
     unit: np.ndarray
     thresholds: Thresholds
 
-    @property
+    @cached_property
     def keys(self) -> np.ndarray:
         """Fold and name of each entry as one text, str [P]."""
         return np.char.add(np.char.add(self.predictions.fold.astype(str), " "), self.name.astype(str))

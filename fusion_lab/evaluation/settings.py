@@ -14,5 +14,5 @@ class EvaluationConfig(Config):
 
     bins: int = Field(15, ge=2, le=100)
     mc_samples: int = Field(10, ge=0, le=1000)
-    most_subsets: int = Field(255, ge=1, le=65535)
+    most_subsets: int = Field(63, ge=1, le=65535)
     latency_rows: int = Field(100, ge=0, le=100_000)  # single rows that are timed; 0: none

@@ -26,8 +26,8 @@ class Subsets(NamedTuple):
         """What was left out, "" where nothing was."""
         if len(self.chosen) == self.possible:
             return ""
-        kinds = "the whole, single modalities, those that lack one, and a draw of the others"
-        return f"{len(self.chosen)} of {self.possible} subsets: {kinds}"
+        kinds = "the whole, single modalities, those that lack one, then a draw"
+        return f"the first {len(self.chosen)} of {self.possible} subsets: {kinds}"
 
 
 class SubsetScores(NamedTuple):

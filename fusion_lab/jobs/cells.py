@@ -15,8 +15,8 @@ from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Experiment, Materials
 
 GROUP_TAG, CELL_TAG, SAME_TAG, REFERENCE_TAG = (f"fusion_lab.{n}" for n in ("group", "cell", "same_as", "reference"))
-"""Tags of a cell's run: its group, its name in the group, the cell that is the same, and whether others are held
-against it."""
+"""Tags of a cell's run: its group, its name in the group, the cell that is the same, and ``true`` where others are held
+against it, ``false`` where they no longer are."""
 PREDICTIONS, RESULT = "predictions.npz", "result.json"
 """Files of a cell that is finished; the second is written last."""
 
@@ -65,6 +65,7 @@ class Done:
 
 def save_cell(folder: Path, done: Done) -> None:
     """Leaves a finished cell in its folder, whole or not at all."""
+    (folder / RESULT).unlink(missing_ok=True)  # else it would vouch for predictions that are not its own
     save_predictions(done.predictions, folder / PREDICTIONS)
     half = folder / f"{RESULT}.part"
     half.write_text(json.dumps(dict(done.facts)))
@@ -74,7 +75,9 @@ def save_cell(folder: Path, done: Done) -> None:
 def is_finished(folder: Path, fingerprint: str) -> bool:
     """Whether the folder holds a cell of this very configuration, data and folds."""
     file = folder / RESULT
-    return file.is_file() and json.loads(file.read_text())["fingerprint"] == fingerprint
+    if not (file.is_file() and (folder / PREDICTIONS).is_file()):
+        return False
+    return json.loads(file.read_text())["fingerprint"] == fingerprint
 
 
 def load_cell(folder: Path, fingerprint: str) -> Done | None:

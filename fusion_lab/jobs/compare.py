@@ -18,7 +18,7 @@ from fusion_lab.jobs.cells import GROUP_TAG, REFERENCE_TAG, SAME_TAG
 from fusion_lab.jobs.comparing import made_report, save_report
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.jobs.session import KIND, STUDY
-from fusion_lab.report.comparison import OPTIMISTIC, Line, Report, table_lines
+from fusion_lab.report.comparison import Line, Report, note_lines, table_lines
 from fusion_lab.tracking.errors import told
 from fusion_lab.tracking.predictions import predictions_from_table, read_predictions, row_names, tasks_of
 from fusion_lab.tracking.split import FILE, read_facts
@@ -63,12 +63,12 @@ def run(runs: str, output: str = "comparison.html", tracking_uri: str | None = N
     if len(compared) < 2:
         raise UserError(f"runs: expected at least two runs with predictions, found {len(compared)} in {runs!r}")
     of_first = [c for c in compared if c.run.info.run_id in first]
-    tagged = (c for c in of_first if REFERENCE_TAG in c.run.data.tags and len(of_first) > 1)
+    tagged = (c for c in of_first if c.run.data.tags.get(REFERENCE_TAG) == "true" and len(of_first) > 1)
     reference = next(tagged, (of_first or compared)[0])
     _refuse_strangers(compared, reference)
     report = _report(compared, reference)
     files = save_report(report, page)
-    progress.line("\n".join([*table_lines(report), "", f"note: {OPTIMISTIC}"]))
+    progress.line("\n".join([*table_lines(report), "", *note_lines(report)]))
     progress.line(f"written: {', '.join(map(str, files))}")
     return report
 
@@ -123,12 +123,10 @@ class _Found:
         kind = run.data.tags.get(KIND)
         if kind == "sweep":
             return self._cells(run.data.tags.get(STUDY, ""))
-        if kind == "study":
-            return self._of(run.data.tags.get(STUDY, ""), "trial") or self._below(run)
+        if kind == "study":  # whose trials may be those of several commands
+            study = run.data.params.get("study", "")
+            return [*self._of(study, "trial"), *self._of(study, "baseline")]
         return [run]
-
-    def _below(self, run: StoredRun) -> list[StoredRun]:
-        return [r for r in self._every if r.data.tags.get("mlflow.parentRunId") == run.info.run_id]
 
     def _cells(self, name: str) -> list[StoredRun]:
         """Cells and baselines of a sweep, known by its file's name or its folder's."""
@@ -234,9 +232,21 @@ def _report(compared: Sequence[Compared], reference: Compared) -> Report:
         entry = same or each.entry.name
         lines.append(Line(group, each.entry.name, entry, kind, parameters, metrics.get("seconds")))
         entries += [] if same else [each.entry]
-    base = reference.entry.name
+    base = next(line.entry for line in lines if line.name == reference.entry.name)
     monitors = [c.run.data.params.get("training.monitor") for c in [reference, *compared]]
     monitor = next((m for m in monitors if m), "auroc")
     without = [c.entry.name for c in compared if not c.entry.folds.data]
     notes = [f"{name}: an earlier version's run, which does not say how its rows were split." for name in without]
+    notes += [told for each in compared for told in _selection(each)]
     return made_report("Comparison of runs", lines, entries, base, monitor, notes)
+
+
+def _selection(compared: Compared) -> list[str]:
+    """Of a configuration that a search chose; that a study's own trials are to be chosen from is said of all."""
+    study = compared.run.data.params.get("selected", "null")
+    if study == "null" or compared.run.data.tags.get(KIND) == "trial":
+        return []
+    return [
+        f"{compared.entry.name} was chosen by study {study}: where that was on these folds, its test score is"
+        " optimistic, and so is its advantage over others."
+    ]

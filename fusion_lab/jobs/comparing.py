@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from fusion_lab.contracts import Spec, Task, UserError
 from fusion_lab.evaluation.comparison import compare, measures
 from fusion_lab.evaluation.entries import Entry
@@ -34,7 +36,17 @@ def made_report(
     names[every[0].key] = headline_name(spec, monitor)
     base = next(entry for entry in entries if entry.name == reference)
     folds = base.folds.names or tuple(f"fold {k}" for k in range(base.count))
-    return Report(title, tuple(lines), compare(entries, every, reference), names, folds, tuple(notes))
+    return Report(title, tuple(lines), compare(entries, every, reference), names, folds, (_rows(base), *notes))
+
+
+def _rows(base: Entry) -> str:
+    """What the scores are of."""
+    rows, groups = (
+        len(base.rows.name),
+        f" of {len(np.unique(base.rows.unit)):,} groups" if base.group is not None else "",
+    )
+    protocol = f" ({base.folds.protocol})" if base.folds.protocol else ""
+    return f"{base.count} folds{protocol}; {base.name} is scored on {rows:,} test rows{groups}."
 
 
 def _called(metric: str, tasks: Sequence[Task]) -> str:

@@ -61,15 +61,21 @@ def log_configuration(
     keep_checkpoints: bool = False,
 ) -> Outcome:
     """Gives the run everything but figures: scores of validation and test rows, curves, predictions, maps."""
-    # optimistic test scores do not stand among the clean ones under the same name
-    shown = {"test": "test_selected"} if chosen.selected else {}
-    scores, summary = (frame.replace({"split": shown}) for frame in (scored.scores.table, scored.summary))
+    scores, summary, splits = _shown(chosen, scored)
     outcome = outcome_of(chosen, materials, result, scores, summary)
-    splits = [shown.get(split, split) for split in SPLITS]
     log_cross_validation(run, outcome, splits, keep_checkpoints=keep_checkpoints)
     run.metrics({"objective": scored.value("val")})
     run.tags({EXECUTION: result.execution})
     return outcome
+
+
+def _shown(chosen: Experiment, scored: Scored) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Scores, their summary and the splits: optimistic test scores do not stand among the clean ones under the same
+    name.
+    """
+    shown = {"test": "test_selected"} if chosen.selected else {}
+    scores, summary = (frame.replace({"split": shown}) for frame in (scored.scores.table, scored.summary))
+    return scores, summary, [shown.get(split, split) for split in SPLITS]
 
 
 def outcome_of(
@@ -100,9 +106,10 @@ def log_known(
     """
     describe_run(run, chosen, materials)
     tasks = safe_parts(task.name for task in materials.spec.tasks)
+    scores, summary, splits = _shown(chosen, scored)
     run.params(flatten(chosen.resolved()))
-    run.metrics(fold_metrics(scored.scores.table, SPLITS, tasks) | summary_metrics(scored.summary, SPLITS, tasks))
+    run.metrics(fold_metrics(scores, splits, tasks) | summary_metrics(summary, splits, tasks))
     run.metrics({"objective": scored.value("val"), **facts})
     run.text("config.yaml", dump_yaml(chosen.resolved()))
-    run.text("scores.csv", scored.scores.table.to_csv(index=False))
+    run.text("scores.csv", scores[scores["split"].isin(splits)].to_csv(index=False))
     log_predictions(run, predictions, materials.spec, *names_and_folds(chosen, materials))

@@ -134,13 +134,13 @@ class _Evaluation:
         scores = told_scores(test, self.spec, fold_thresholds(told, self.spec))
         self.results["recordings"] = {
             task.name: {
-                "recordings": int(test.known[task.name].sum()),
+                "recordings": len(np.unique(test.row[test.known[task.name]])),
                 "with_differing_labels": list(mixed[task.name]),
                 **_flat(scores[task.name]),
             }
             for task in self.spec.tasks
         }
-        return lines.recording_lines(self.results["recordings"], len(np.unique(test.row)), len(self.test.row))
+        return lines.recording_lines(self.results["recordings"], len(np.unique(self.test.row)), self.spec)
 
     def _subsets(self) -> list[str]:
         names = tuple(m.name for m in self.spec.modalities)
@@ -157,7 +157,7 @@ class _Evaluation:
         self.to.json(f"{FOLDER}/missing_modality.json", payload)
         self.to.bytes(f"{FOLDER}/missing_modality.png", partial(self.draw, "subsets", payload))
         self.results |= {name: payload[name] for name in ("modality_importance", "modality_gain")}
-        return lines.subset_lines(payload)
+        return lines.subset_lines(payload, self.spec)
 
     def _uncertainty(self) -> list[str]:
         if not self.config.mc_samples:
@@ -176,7 +176,7 @@ class _Evaluation:
             values = {**of["mean"], **of["errors"]}
             self.metrics[task] |= {f"mc_{name}": v for name, v in values.items() if isinstance(v, float)}  # no counts
         self.results["mc_dropout"] = payload
-        return lines.uncertainty_lines(payload)
+        return lines.uncertainty_lines(payload, self.spec)
 
     def _task_uncertainty(self, task: Task, spread: Spread, mean: Predictions) -> dict[str, Any]:
         """Scores of the predictive mean beside those of the model as it is, and whether uncertainty finds errors."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fusion_lab.config import parse_overrides
 from fusion_lab.contracts import ConfigError
 from fusion_lab.data import DOMAINS
+from fusion_lab.data.readers import data_folder
 from fusion_lab.experiment import read_experiment
 from fusion_lab.jobs.progress import Progress
+from fusion_lab.jobs.session import terminable
 from fusion_lab.jobs.tell import command_line
 
 
@@ -22,8 +22,8 @@ def run(experiment: str, data: str | None = None, output: str = "prepared", set:
             f"data.domain: expected one whose files are prepared ({ready}), found {chosen.data.domain!r}, "
             "which is read as it is"
         )
-    with Progress() as progress:
+    with terminable(), Progress() as progress:
         progress.now(f"{chosen.name}: reading the files")
-        prepare(chosen.data, Path(output), progress.line)
+        prepare(chosen.data, data_folder(output), progress.line)
     again = command_line("train", experiment=experiment, data=output, set=set)
     progress.line(f"prepared in {output}; next:\n  {again}")

@@ -30,11 +30,12 @@ from fusion_lab.jobs.progress import Progress, duration, shown
 from fusion_lab.jobs.results import Scored
 from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
-from fusion_lab.report.comparison import OPTIMISTIC, Line, Report, table_lines
+from fusion_lab.report.comparison import OPTIMISTIC, Line, Report, note_lines, table_lines
 from fusion_lab.report.drawing import Draw, DrawingProcess
 from fusion_lab.search.lock import locked
 from fusion_lab.search.sweep import FOLDER, Cell, SweepConfig, make_cells, named, read_sweep, sweep_name
 from fusion_lab.tracking.descriptions import data_facts, describe, protocol_sentence
+from fusion_lab.tracking.errors import told as store_told
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.sweep import STATE
@@ -43,6 +44,8 @@ from fusion_lab.training import Diverged
 
 STUDIES = Path("studies")
 CELL, BASELINES = "cell", "baselines"
+ROWS_TAG = "fusion_lab.rows"
+"""Tag of a baseline's run: which data and folds it is of, for those of a sweep may change."""
 MISSING = 1
 
 
@@ -89,9 +92,12 @@ def run(
     fingerprints = _checked(base, cells, shelf, str(source), progress)
     with progress, session(base.name, "sweep", f"sweep {source.stem}", tracking_uri) as place:
         progress.line("\n".join(closed_lines(place)))
-        with locked(STUDIES / name, f"sweep {name}"), DrawingProcess() as process:
+        with locked(STUDIES / name / ".lock", f"sweep {name}"), DrawingProcess() as process:
             job = _Sweep(name, config, base, cells, fingerprints, shelf, place, progress, again, process.draw)
-            return job.run(str(source))
+            try:
+                return job.run(str(source))
+            finally:
+                place.store.flush()  # figures of what is finished are still being drawn, by a process that ends here
 
 
 def _checked(
@@ -161,7 +167,7 @@ class _Sweep:
         self.place.run.describe(describe(what, facts, protocol, self.again, notes=[OPTIMISTIC, *report.notes]))
         log_report(self.place.run, report)
         page, *_ = save_report(report, self.folder / FILES[0])
-        self.progress.line("\n".join(["", *table_lines(report), "", f"note: {OPTIMISTIC}"]))
+        self.progress.line("\n".join(["", *table_lines(report), "", *note_lines(report)]))
         self.progress.line("\n".join([f"the page: {page}", *run_lines(self.place)]))
         return Result(report, self._missing())
 
@@ -186,14 +192,13 @@ class _Sweep:
         if not self.base.baselines:
             return []
         self.progress.now("baselines on the same folds")
-        identity = content_hash(
-            [materials.dataset.provenance.digest, materials.folds.digest, materials.dataset.ids.tolist()]
-        )
-        predictions = cross_validate_baselines(materials, self.folder / f".baselines-{identity[:8]}", self.progress.now)
+        identity = _identity(materials)
+        predictions = cross_validate_baselines(materials, self.folder / f".baselines-{identity}", self.progress.now)
         scored = score_baselines(predictions, materials, self.monitor)
-        if not self.place.has("baseline", {STUDY: self.name}):
-            tags, seed = {STUDY: self.name}, self.base.folds.seed
-            log_baselines(self.place, scored, predictions, materials, SPLITS, tags, seed)
+        tags, seed = {STUDY: self.name, ROWS_TAG: identity}, self.base.folds.seed
+        runs = {f"baseline {row.label('val')}": row for row in scored}
+        untold = [row for name, row in runs.items() if not self.place.has("baseline", {**tags, "mlflow.runName": name})]
+        log_baselines(self.place, untold, predictions, materials, SPLITS, tags, seed)
         found = [_entry(row.name, self.base, materials, predictions[row.name], "baseline") for row in scored]
         labels = {cell.label for cell in self.cells}
         return [e if e.name not in labels else _renamed(e, f"baseline {e.name}") for e in found]
@@ -293,9 +298,13 @@ class _Sweep:
         return next(cell for cell in self.cells if self.fingerprints[cell.group, cell.name] == key)
 
     def _is_logged(self, run_id: str) -> bool:
-        """Whether the store has the run, finished."""
+        """Whether the store has the run, finished and not deleted."""
         store = self.place.store
-        return store.has_run(run_id) and store.client.get_run(run_id).info.status == "FINISHED"
+        if not store.has_run(run_id):
+            return False
+        with store_told(f"run {run_id}: expected to look it up in {store.uri}"):
+            info = store.client.get_run(run_id).info
+        return (info.status, info.lifecycle_stage) == ("FINISHED", "active")
 
     def _is_finished(self, cell: Cell) -> bool:
         return is_finished(self.folder / cell.folder, self.fingerprints[cell.group, cell.name])
@@ -324,12 +333,20 @@ class _Sweep:
             lines = [line for line in lines if not line.entry]
             return made_report(title, lines, [], "", self.monitor, [])
         reference, notes = self._reference(source, fingerprint)
-        for key, entry in self.entries.items():
-            if entry.name == reference:
-                run = self.place.store.run(self.done[key].facts["run"], self.place.experiment_id)
-                run.tags({REFERENCE_TAG: True})
-                run.flush()
+        self._mark(reference)
+        if self.base.selected:
+            notes.append(
+                f"{self.base.name} was chosen by study {self.base.selected} on these folds: test scores of cells that"
+                " are like it are optimistic, and so is their advantage over others."
+            )
         return made_report(title, lines, [*self.entries.values(), *baselines], reference, self.monitor, notes)
+
+    def _mark(self, reference: str) -> None:
+        """Tells the runs of the cells which one is the reference; an earlier command may have had another."""
+        for key, entry in self.entries.items():
+            run = self.place.store.run(self.done[key].facts["run"], self.place.experiment_id)
+            run.tags({REFERENCE_TAG: entry.name == reference})
+            run.flush()
 
     def _missing(self) -> tuple[str, ...]:
         missing = tuple(f"{line.group}: {line.name}" for line in self.lines if not line.entry)
@@ -339,6 +356,12 @@ class _Sweep:
             self.place.run.tags({"failure": told})
             self.place.run.close("FAILED")
         return missing
+
+
+def _identity(materials: Materials) -> str:
+    """What baselines depend on, in a sweep whose base experiment is known by its folder."""
+    dataset = materials.dataset
+    return content_hash([dataset.provenance.digest, materials.folds.digest, dataset.ids.tolist()])[:8]
 
 
 def _entry(

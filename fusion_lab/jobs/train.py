@@ -21,10 +21,8 @@ from fusion_lab.tracking.registry import Registry
 from fusion_lab.tracking.trial import log_figures
 from fusion_lab.training import CrossValidation, Diverged
 
-TITLES = {
-    "val": "validation rows, by which folds were stopped and thresholds tuned; mean over tasks and folds:",
-    "test": "test rows, out of fold; mean over tasks and folds:",
-}
+TUNED = {"best": "folds were stopped and thresholds tuned", "last": "thresholds were tuned"}
+"""What the validation rows decided, by the weights that a fold keeps."""
 STUDIES = Path("studies")
 ONE_GROUP = ("loso", "leave_one_group_out")
 """Protocols whose folds are a group each, a person say: every one of them is shown."""
@@ -58,7 +56,7 @@ def run(
         progress.line(f"folds were computed {result.execution}")
         for split in SPLITS:
             lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
-            progress.line("\n".join(["", TITLES[split], *lines]))
+            progress.line("\n".join(["", title(split, chosen), *lines]))
         if chosen.folds.protocol in ONE_GROUP:
             progress.line("\n".join(["", "one at a time:", *by_fold_lines(scored, "test", materials)]))
         trained = Trained.of(chosen, result)
@@ -68,6 +66,12 @@ def run(
         promote = command_line("promote", experiment=experiment, data=data, set=set, tracking_uri=tracking_uri)
         progress.line("\n".join([*enter(trained, materials, place, scored, progress, promote), *run_lines(place)]))
         return result
+
+
+def title(split: str, chosen: Experiment) -> str:
+    """What is told of a table: whose rows they are, and what was decided on them."""
+    rows = {"val": f"validation rows, by which {TUNED[chosen.training.restore]}", "test": "test rows, out of fold"}
+    return f"{rows[split]}; mean over tasks and folds:"
 
 
 def _baselines(chosen: Experiment, materials: Materials, place: Session, progress: Progress) -> list[Scored]:

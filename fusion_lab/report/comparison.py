@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from fusion_lab.evaluation.comparison import Comparison, Contrast, Measure, Standing
+from fusion_lab.evaluation.comparison import SEPARATE, Comparison, Contrast, Measure, Standing
 from fusion_lab.report import style
 
 ON = {
@@ -21,8 +21,6 @@ ON = {
     "folds": "folds of the same groups, each with its own rows",
 }
 """What two configurations were held against each other on."""
-SEPARATE = 0.05
-"""Corrected p below which a difference is marked as told apart from chance."""
 OPTIMISTIC = (
     "Choosing the best of these configurations by its test rows makes that score optimistic: choose by validation"
     " scores, and report the chosen one's test score."
@@ -115,6 +113,18 @@ def _cells(report: Report, line: Line) -> list[str]:
     basis = "" if found.basis == "rows" else f" on {found.basis}"
     told = f"{signed(difference.value)}{basis}", interval(difference.low, difference.high, signed)
     return [*score, *told, number(found.corrected), val]
+
+
+def note_lines(report: Report) -> list[str]:
+    """What is to be known of the scores and of how they were compared, in plain text."""
+    comparison = report.comparison
+    told = [OPTIMISTIC, *report.notes]
+    if comparison is not None:
+        told += [
+            *comparison.notes,
+            *(f"{i.name} and {i.other}: not comparable, {i.why}." for i in comparison.incomparable),
+        ]
+    return [f"note: {note}" for note in told]
 
 
 FACTS = ("group", "name", "kind", "same_as", "missing", "parameters", "seconds")

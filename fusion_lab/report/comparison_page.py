@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from plotly import graph_objects as go
 
-from fusion_lab.evaluation.comparison import Comparison, Contrast, Measure
+from fusion_lab.evaluation.comparison import SEPARATE, Comparison, Contrast, Measure
 from fusion_lab.report import style
 from fusion_lab.report.comparison import (
     ON,
     OPTIMISTIC,
-    SEPARATE,
     Line,
     Report,
     colour_of,
@@ -29,8 +28,6 @@ LOOK = (
     ".group td{background:#f2f2f2;font-weight:bold}.missing td{color:#a33c00}small{color:#555}.wide{overflow-x:auto}"
     "p,li{max-width:1000px;line-height:1.45}"
 )
-MANY = 12
-"""Groups from which on swaps can give p values as small as anybody needs."""
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "triangle-down", "pentagon", "hexagon")
 
 
@@ -70,7 +67,9 @@ def _table(report: Report, comparison: Comparison) -> str:
             body.append(f'<tr class="group"><td colspan="{len(heads)}">{html.escape(group)}</td></tr>')
         body.append(_row(report, comparison, line, more, recordings, len(heads)))
     head = "".join(f"<th>{cell}</th>" for cell in heads)
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(body)}</table></div>'
+    told = "<p><small>* of all folds' rows together, as some fold lacks the score</small></p>"
+    below = told if any(s.pooled and s.split == "test" for s in comparison.standings) else ""
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(body)}</table></div>{below}'
 
 
 def _row(
@@ -84,13 +83,13 @@ def _row(
     validation = comparison.standing(line.entry, first.key, "val")
     assert standing is not None
     assert validation is not None
-    cells = [html.escape(line.name), _with_interval(number(standing.value), interval(standing.low, standing.high))]
+    score = f"{number(standing.value)}{'*' if standing.pooled else ''}"
+    cells = [html.escape(line.name), _with_interval(score, interval(standing.low, standing.high))]
     cells += _difference_cells(comparison, line, first)
     for measure in more:
         other = comparison.standing(line.entry, measure.key)
         cells.append("" if other is None else f"{number(other.value)}{'*' if other.pooled else ''}")
     cells += [number(standing.recordings)] if recordings else []
-    cells[1] = cells[1].replace(number(standing.value), f"{number(standing.value)}{'*' if standing.pooled else ''}", 1)
     parameters = "" if line.parameters is None else f"{line.parameters:,}"
     seconds = "" if line.seconds is None else f"{line.seconds:.0f}"
     cells += [number(validation.value), str(len(standing.folds)), parameters, seconds]
@@ -214,13 +213,15 @@ def _pairs(report: Report, comparison: Comparison) -> go.Figure:
     """All against all: the line minus the column."""
     names = [n for n in report.entries if any(n in (c.name, c.other) for c in comparison.pairs)]
     place = {name: at for at, name in enumerate(names)}
-    value, text = np.full((len(names),) * 2, np.nan), np.full((len(names),) * 2, "", dtype=object)
+    value = np.full((len(names),) * 2, np.nan)
+    text, told = (np.full((len(names),) * 2, "", dtype=object) for _ in range(2))
     for found in comparison.pairs:
         at, other = place[found.name], place[found.other]
         for line, column, sign in ((at, other, 1), (other, at, -1)):
             value[line, column] = sign * found.difference.value
-            star = "*" if found.corrected < SEPARATE else ""
-            text[line, column] = f"{signed(sign * found.difference.value)}{star}"
+            star, dagger = "*" if found.corrected < SEPARATE else "", "" if found.basis == "rows" else "†"
+            text[line, column] = f"{signed(sign * found.difference.value)}{star}{dagger}"
+            told[line, column] = f"p {number(found.difference.p)}, Holm {number(found.corrected)}<br>{ON[found.basis]}"
     labels = [html.escape(style.shortened(name, 32)) for name in names]
     most = float(np.nanmax(np.abs(value))) if np.isfinite(value).any() else 1.0
     figure = go.Figure(
@@ -235,12 +236,14 @@ def _pairs(report: Report, comparison: Comparison) -> go.Figure:
             zmin=-most or -1.0,
             zmax=most or 1.0,
             colorbar={"title": "line minus<br>column"},
-            hovertemplate="%{y} minus %{x}: %{z:.4f}<extra></extra>",
+            customdata=told,
+            hovertemplate="%{y} minus %{x}: %{z:.4f}<br>%{customdata}<extra></extra>",
         )
     )
     figure.update_yaxes(autorange="reversed")
-    told = f"All against all: difference in test {report.called(report.headline.key)}; * p after Holm below {SEPARATE}"
-    return style.layout(figure, told, 240 + 34 * len(names))
+    title = f"All against all: difference in test {report.called(report.headline.key)}; * p after Holm below {SEPARATE}"
+    title += "; † other rows: see below" if any(found.basis != "rows" for found in comparison.pairs) else ""
+    return style.layout(figure, title, 240 + 34 * len(names))
 
 
 def _further(report: Report, comparison: Comparison) -> str:
@@ -271,6 +274,8 @@ def _how(report: Report, comparison: Comparison) -> str:
         " recording), the interval from drawing groups with replacement.",
         "Configurations whose rows differ (another length of chunks) are compared on the recordings that both have: a"
         " recording's prediction is the mean over its rows.",
+        "Blue are configurations, green baselines; a filled diamond is a difference told apart from chance, its p after"
+        f" Holm's correction below {SEPARATE}.",
         "p values are two-sided. Holm's correction (1979) is for the number of comparisons shown for one metric; the"
         " table gives p before and after it.",
         "Intervals hold one difference at a time; they are not corrected for the number of comparisons. None of this"

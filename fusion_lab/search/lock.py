@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""Work that one process at a time does."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from fusion_lab.contracts import UserError
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Generator[None]:
-    """Makes the folder and holds it; a second process is refused. The lock goes with the process, however it ends.
+def locked(file: Path, what: str) -> Generator[None]:
+    """Holds the file, which is made with its folder; a second process is refused. The lock goes with the process,
+    however it ends.
 
     Raises:
-        UserError: the folder cannot be made, or another process holds it.
+        UserError: the file cannot be made, or another process holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"{folder}: expected a folder for the {what}, found: {error.strerror}") from None
-    with open(folder / ".lock", "a+") as lock:
+        expected = f"{file.parent}: expected a folder for the {what} that can be written to"
+        raise UserError(f"{expected}, found: {error.strerror}") from None
+    with os.fdopen(descriptor, "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise UserError(f"{what}: expected to be the only one running it, found process {holder} at it") from None
         lock.truncate(0)

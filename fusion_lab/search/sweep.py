@@ -77,7 +77,8 @@ def read_sweep(path: Path) -> SweepConfig:
     tree = load_yaml(path)
     config = validate(SweepConfig, tree, str(path))
     # as YAML has it: on its way through the validation an option such as 16 or true would become a text
-    return config.model_copy(update={"cells": {str(g): dict(s) for g, s in tree["cells"].items()}})
+    cells = {str(group): {str(path): value for path, value in of.items()} for group, of in tree["cells"].items()}
+    return config.model_copy(update={"cells": cells})
 
 
 def make_cells(config: SweepConfig, base: Experiment, source: str) -> list[Cell]:
@@ -134,7 +135,7 @@ def _combinations(group: str, settings: Mapping[str, Any], source: str) -> list[
     if count > MOST_CELLS:
         raise ConfigError(f"{where}: expected at most {MOST_CELLS} cells, found {count}")
     options = [value if isinstance(value, list) else [value] for value in settings.values()]
-    return [dict(zip(map(str, settings), values, strict=True)) for values in product(*options)]
+    return [dict(zip(settings, values, strict=True)) for values in product(*options)]
 
 
 def _resolved(base: Experiment, settings: Mapping[str, Any], source: str) -> Experiment:
@@ -170,7 +171,7 @@ def _shown(value: object) -> str:
 def _refuse_twice(names: Sequence[tuple[str, str]], source: str) -> None:
     for group, name in names:
         if names.count((group, name)) > 1:
-            raise ConfigError(f"{source}: cells.{group}: expected cells that differ, found {name!r} twice")
+            raise ConfigError(f"{source}: cells.{group}: expected cells of different names, found {name!r} twice")
 
 
 def _folder(name: str) -> str:

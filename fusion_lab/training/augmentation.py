@@ -15,10 +15,11 @@ from fusion_lab.contracts import Batch, Spec
 class AugmentationConfig(Config):
     """``modality_dropout``: chance that a present modality is hidden from a row; the last one left always stays.
 
-    The others distort the numeric features of sequences, drawn anew for every row in each epoch, in standard deviations
-    of the training rows (after Um et al., 2017, "Data augmentation of wearable sensor data"): ``scaling`` multiplies a
-    feature over the whole row by 1 + ``scaling`` z, ``offset`` adds ``offset`` z to it, z being standard normal. A
-    model learns not to go by how a sensor happens to sit.
+    The others distort the numeric features of sequences, drawn anew for every row in each epoch, as they come out of
+    the scaler (after Um et al., 2017, "Data augmentation of wearable sensor data"): ``scaling`` multiplies a feature
+    over the whole row by 1 + ``scaling`` z, ``offset`` adds ``offset`` z to it, z being standard normal. An offset is
+    in standard deviations of the training rows, unless these are left in their own units (``method: none``). A model
+    learns not to go by how a sensor happens to sit.
     """
 
     modality_dropout: float = Field(0.0, ge=0.0, lt=1.0)

@@ -31,12 +31,14 @@ class Diverged(ArithmeticError):  # noqa: N818 - it says what happened
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the world is told after every epoch. ``value``: the objective so far, each fold with its best epoch yet."""
+    """What the world is told after every epoch. ``value``: the objective so far, each fold with its best epoch yet, or
+    with its latest where the last one is restored.
+    """
 
     epoch: int
     epochs: int
     value: float
-    fold_scores: tuple[float, ...]  # the watched value of each fold's best epoch yet
+    fold_scores: tuple[float, ...]  # the watched value of that epoch of each fold
     running: tuple[int, ...]  # folds that have another epoch before them
     seconds: float
 

@@ -61,14 +61,17 @@ class Probe:
         """Test rows, leaves ``[K,B,...]``, those that pad with weight 0."""
         return gather(self.plan, self.rows, self.plan.scaler)
 
-    @cached_property
-    def told(self) -> Predictions:
-        """What the models say of their test rows, as at the end of training."""
-        return self._ask(self.batch)
-
     def ask(self, keep: Subset) -> Predictions:
-        """What they say where only the modalities ``keep`` are there."""
-        return self._ask(masked(self.batch, keep))
+        """What the models say of their test rows where only the modalities ``keep`` are there; of all modalities, what
+        they said at the end of training.
+        """
+        batch, (numbers, real) = masked(self.batch, keep), self.rows
+        heads = self._stack.answers(self._weights, batch).heads
+        fold = np.broadcast_to(np.arange(len(numbers))[:, None], numbers.shape)[real]
+        chosen = torch.from_numpy(real)
+        parts = (batch.targets, batch.known, probabilities(heads, self.spec, self.scale))
+        leaves = ({name: leaf.cpu()[chosen].numpy() for name, leaf in part.items()} for part in parts)
+        return Predictions(fold, np.full(len(fold), "test"), numbers[real], *leaves)
 
     def without_any(self, keep: Subset) -> int:
         """How many test rows have none of the modalities ``keep``."""
@@ -80,7 +83,7 @@ class Probe:
         return self._count(self._part(0, slice(0, 1))) > 0
 
     def passes(self, count: int) -> Iterator[dict[str, np.ndarray]]:
-        """Scores of ``count`` passes with dropout on, in the order of :attr:`told`. What is dropped is a function of
+        """Scores of ``count`` passes with dropout on, in the order of :meth:`ask`. What is dropped is a function of
         (seed, trial, fold's name, pass, row's place).
         """
         for number in range(count):
@@ -90,12 +93,12 @@ class Probe:
     def latency(self, rows: int) -> Latency:
         """Of the first fold's model: test rows from memory, one after the other, through scaler and model."""
         chosen = np.resize(np.flatnonzero(self.plan.folds.test[0]), max(rows, BATCH * BATCHES))
-        single = [self._raw(chosen[i : i + 1]) for i in range(rows)]
-        batches = [self._raw(chosen[i * BATCH : (i + 1) * BATCH]) for i in range(BATCHES)]
-        for raw in (*single[:WARM_UP], batches[0]):
-            self._seconds(raw)
-        seconds = np.array([self._seconds(raw) for raw in single])
-        of_batch = float(np.median([self._seconds(raw) for raw in batches]))
+        single = [chosen[i : i + 1] for i in range(rows)]
+        batches = [chosen[i * BATCH : (i + 1) * BATCH] for i in range(BATCHES)]
+        for some in (*single[:WARM_UP], batches[0]):
+            self._seconds(some)
+        seconds = np.array([self._seconds(row) for row in single])
+        of_batch = float(np.median([self._seconds(some) for some in batches]))
         milliseconds = 1e3 * seconds
         return Latency(
             mean=float(milliseconds.mean()),
@@ -125,15 +128,6 @@ class Probe:
         mode = "stacked" if training.mode == "stacked" else "loop"  # without gradients a stack gains nothing on a CPU
         return Stack(self.plan.initial_weights(0).to(self.plan.device), self.plan.objective, mode, training.stack_size)
 
-    def _ask(self, batch: Batch) -> Predictions:
-        numbers, real = self.rows
-        heads = self._stack.answers(self._weights, batch).heads
-        fold = np.broadcast_to(np.arange(len(numbers))[:, None], numbers.shape)[real]
-        keep = torch.from_numpy(real)
-        parts = (batch.targets, batch.known, probabilities(heads, self.spec, self.scale))
-        leaves = ({name: leaf.cpu()[keep].numpy() for name, leaf in part.items()} for part in parts)
-        return Predictions(fold, np.full(len(fold), "test"), numbers[real], *leaves)
-
     def _part(self, k: int, rows: slice) -> Batch:
         """Some test rows of a fold as a model sees them."""
         return pytree.tree_map(lambda leaf: leaf[k, rows], self.batch.without_targets())
@@ -161,12 +155,11 @@ class Probe:
             self._draws[rows] = count_draws(lambda noise: self.models[0](batch, noise), self.plan.device)
         return self._draws[rows]
 
-    def _raw(self, rows: np.ndarray) -> Batch:
-        return self.plan.dataset.gather(torch.from_numpy(rows)).without_targets()
-
     @torch.no_grad()
-    def _seconds(self, raw: Batch) -> float:
+    def _seconds(self, rows: np.ndarray) -> float:
+        """From raw rows, which are gathered before the clock starts, to their answers."""
         plan = self.plan
+        raw = plan.dataset.gather(torch.from_numpy(rows)).without_targets()
         start = time.perf_counter()
         scaled = self._scaler(raw)
         self.models[0](pytree.tree_map(lambda leaf: _moved(leaf, plan), scaled))

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fusion_lab.contracts import Predictions, Spec, Task
-from fusion_lab.evaluation.comparison import Incomparable, compare, contrast, holm, measures, standings
-from fusion_lab.evaluation.entries import common_ground
+from fusion_lab.evaluation.comparison import (
+    Incomparable,
+    compare,
+    contrast,
+    holm,
+    measures,
+    paired_by_fold,
+    standings,
+)
+from fusion_lab.evaluation.entries import FoldFacts, common_ground
 from fusion_lab.evaluation.folds import score_folds
 from fusion_lab.evaluation.intervals import corrected_interval
 from fusion_lab.evaluation.metrics import measure
@@ -79,6 +87,16 @@ def test_folds_are_paired_by_the_corrected_t_test():
     assert found.difference.p == pytest.approx(2 * stats.t.sf(abs(differences.mean()) / error, 4))
 
 
+def test_no_interval_reaches_beyond_what_a_difference_can_be():
+    a, b = (made_entry(name, 4.0 * seed, seed, subjects=2) for seed, name in enumerate("ab"))
+    found = contrast(b, a, [ACCURACY, LOSS], further=False)
+    accuracy, loss = (
+        paired_by_fold(*(np.array(standings(e, m)[0].folds) for e in (b, a)), b.ratio) for m in (ACCURACY, LOSS)
+    )
+    assert accuracy.high > 1 and found[0].difference[1:3] == (max(-1.0, accuracy.low), 1.0)
+    assert found[1].difference == loss  # which has no bound
+
+
 def test_a_score_that_a_fold_lacks_is_taken_of_all_rows_together():
     a, b = (made_entry(name, 1.0, seed, recordings=2) for seed, name in enumerate("ab"))  # nobody runs
     a, b = (replace(e, predictions=with_runs(e.predictions)) for e in (a, b))
@@ -131,6 +149,52 @@ def test_cuts_of_the_same_recordings_are_compared_by_recording():
     assert "30 recordings" in note
 
 
+def without_groups(entry, **more):
+    """As a run of an earlier version tells of itself."""
+    return replace(entry, group=None, folds=FoldFacts(), **more)
+
+
+@pytest.mark.parametrize(("cut", "basis"), [(4, "rows"), (2, "recordings")])
+@pytest.mark.parametrize("which", [0, 1])
+def test_rows_are_drawn_by_the_groups_that_one_of_the_two_knows(which, cut, basis):
+    known = [made_entry("a", 1.0, 0), made_entry("b", 0.6, 1, cut=cut)]
+    told = list(known)
+    told[which] = without_groups(told[which])
+    (expected,), (found,) = ([c for c in contrast(*pair, [ACCURACY]) if c.pooled] for pair in (known, told))
+    assert (found.basis, found.difference) == (basis, expected.difference)
+    assert found.difference.n == 5  # not as many as there are rows
+
+
+def test_without_groups_recordings_stay_together():
+    known = made_entry("a", 1.0, 0, grouped=False)
+    old = without_groups(made_entry("b", 0.6, 1), recording=None)
+    for pair in ((known, old), (old, known)):
+        assert [c.difference.n for c in contrast(*pair, [ACCURACY]) if c.pooled] == [30]
+
+
+@pytest.mark.parametrize(("subjects", "entries", "told"), [(5, 2, True), (7, 3, False), (7, 5, True), (12, 5, False)])
+def test_that_few_groups_cannot_tell_anything_apart_is_said(subjects, entries, told):
+    """Of scores that a fold lacks there are swaps alone: 2 ** (1 - groups) is their smallest p."""
+    made = [made_entry(f"e{i}", 9.0 * (i > 0), i, subjects, 3, 2) for i in range(entries)]
+    made = [replace(e, predictions=with_one_run(e.predictions)) for e in made]
+    found = compare(made, [F1], "e0")
+    assert any("however large" in note for note in found.notes) == told
+    smallest = min(c.corrected for c in found.contrasts)
+    assert smallest >= (entries - 1) * 2.0 ** (1 - subjects) * 0.999
+    assert smallest >= 0.05 or not told
+
+
+def with_one_run(predictions):
+    """Runners are walkers, but for the first two subjects: the others' folds lack a class."""
+    target = predictions.target["activity"].copy()
+    target[(target == 2) & (predictions.row >= 12)] = 1
+    return replace(predictions, target={"activity": target})
+
+
+def test_where_folds_are_paired_nothing_is_said_of_swaps():
+    assert compare([made_entry("a"), made_entry("b", 1.0, 1)], [ACCURACY], "a").notes == ()
+
+
 def test_recordings_that_only_one_has_are_left_out():
     short, long = made_entry("short", cut=4), made_entry("long", cut=2)
     keep = np.isin(long.recording[long.predictions.row], [f"rec {i}" for i in range(0, 30, 2)])
@@ -155,11 +219,15 @@ def test_without_recordings_folds_of_the_same_groups_are_compared():
         ({"cut": 2, "data": "other"}, "data differ"),
         ({"cut": 2, "grouped": False, "recorded": False}, "no recordings in common"),
         ({"task": BINARY}, "other targets"),
-        ({"subjects": 6}, "folds differ"),
+        ({"subjects": 6}, "folds differ (5 and 6)"),
+        ({"names": True}, "folds differ (s4 and t)"),
     ],
 )
 def test_what_is_not_alike_is_not_compared(changes, why):
+    names = changes.pop("names", False)
     a, b = made_entry("a"), made_entry("b", **changes)
+    if names:
+        b = replace(b, folds=replace(b.folds, names=(*b.folds.names[:-1], "t")))
     if changes.get("shift"):
         b = replace(b, folds=replace(b.folds, names=a.folds.names))
     found = contrast(a, b, [ACCURACY])

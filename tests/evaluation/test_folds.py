@@ -181,6 +181,22 @@ def test_rows_without_groups_are_left_out_row_by_row():
     assert row["pooled_ci_low"] == pytest.approx(other["pooled_ci_low"], abs=0.05)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_row_that_repeats_test_again_is_left_out_of_all_of_them_at_once(grouped):
+    """Scores of one row in two folds are not two rows' worth of evidence."""
+    predictions = _one_class(_predictions(), "death", fold=2)
+    folds = int(predictions.fold.max()) + 1
+    again = Predictions(
+        np.concatenate([predictions.fold, predictions.fold + folds]),
+        *(np.concatenate([part, part]) for part in (predictions.split, predictions.row)),
+        *({t: np.concatenate([a, a]) for t, a in part.items()} for part in (predictions.target, predictions.known)),
+        {t: np.concatenate([a, a]) for t, a in predictions.score.items()},
+    )
+    group = np.array([f"g{row % 9}" for row in range(len(predictions.row))]) if grouped else None
+    once, twice = (score_folds(p, SPEC, group=group).left_out["val", "death", "auroc"] for p in (predictions, again))
+    np.testing.assert_allclose(twice, once)
+
+
 def test_one_fold_has_a_mean_and_no_interval():
     predictions = _predictions()
     single = predictions.where(predictions.fold == 0)

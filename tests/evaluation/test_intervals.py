@@ -81,6 +81,8 @@ def test_at_a_bound_the_jackknife_is_clipped():
     low, high = jackknife_interval(0.98, left_out, (0, 1))
     assert (low, high) == (pytest.approx(jackknife_interval(0.98, left_out)[0]), 1)
     assert jackknife_interval(-3.0, np.array([-4.0, 0.5, 0.9]), (-np.inf, 1))[1] == 1
+    low, high = jackknife_interval(0.02, 1 - left_out, (0, 1))
+    assert (low, high) == (0, pytest.approx(jackknife_interval(0.02, 1 - left_out)[1]))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,14 @@ def test_a_mean_over_fewer_folds_is_never_told():
     assert np.isfinite(told["accuracy"].mean)
 
 
+def test_a_fold_without_a_known_label_leaves_no_mean():
+    predictions = made()
+    predictions.known["dose"][predictions.fold == 1] = False
+    told = told_scores(predictions.of("test"), SPEC, fold_thresholds(predictions, SPEC))
+    assert np.isnan(told["dose"]["mae"].mean) and np.isfinite(told["dose"]["mae"].pooled)
+    assert np.isfinite(told["event"]["accuracy"].mean)
+
+
 def test_every_metric_told_is_one_of_its_kind():
     assert all(set(names) <= set(METRICS[kind]) for kind, names in METRICS_TOLD.items())
 

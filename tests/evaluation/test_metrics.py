@@ -123,6 +123,13 @@ def test_calibration_errors_know_no_order_of_rows_nor_of_classes_nor_how_often_t
         assert metric(target, np.stack([1 - score, score], 1)) == pytest.approx(value)
 
 
+@pytest.mark.parametrize("bins", [2, 3, 15])
+def test_a_bin_holds_its_upper_edge(bins):
+    edges = np.linspace(0, 1, bins + 1)[1:]
+    score = np.stack([edges, np.zeros_like(edges)], axis=1)  # the top label's probability lies on an edge
+    assert confidence_bins(np.zeros(bins), score, bins).count.tolist() == [1] * bins
+
+
 def test_a_threshold_does_not_move_the_top_label():
     rng = np.random.default_rng(6)
     target, score = rng.integers(0, 2, 50).astype(float), rng.random(50)

@@ -86,11 +86,62 @@ def test_a_sweeps_cells_are_compared_by_its_name_or_its_run(stage, store, blank)
         ]
 
 
-def test_runs_of_earlier_versions_are_compared_by_their_rows(stage, store, blank):
+def cell_tags(group, **more):
+    study = {"fusion_lab.study": "sweep-mine-0123abcd", "fusion_lab.kind": "cell", "fusion_lab.group": group}
+    return study | {f"fusion_lab.{name}": value for name, value in more.items()}
+
+
+def test_a_cell_that_no_longer_is_the_reference_is_not_taken_for_it(stage, store, blank):
+    write_run(store, "a=1", tags=cell_tags("a", reference="false"), noise=0.1)
+    write_run(store, "a=2", tags=cell_tags("a", reference="true"), noise=0.1)
+    assert compare.run("sweep:mine", "out.html", stage.uri).comparison.reference == "a=2"
+
+
+def test_a_cell_that_is_another_one_may_be_named_first(stage, store, blank):
+    write_run(store, "a=1", tags=cell_tags("a"), noise=0.1)
+    write_run(store, "b=1", tags=cell_tags("b", same_as="a=1"), noise=0.1)
+    write_run(store, "other", noise=0.2)
+    report = compare.run("b=1,a=1,other", "out.html", stage.uri)
+    assert report.comparison.reference == "a=1" and report.entries == ["a=1", "other"]
+
+
+def test_a_study_stands_for_its_trials_of_all_commands_and_its_baselines(stage, store, blank):
+    study, place = {"fusion_lab.study": "tiny-0123abcd"}, store.experiment_id("tiny")
+    parents = [store.start_run(place, "study tiny", tags={"fusion_lab.kind": "study"}) for _ in range(2)]
+    for parent in parents:
+        parent.params({"study": "tiny-0123abcd"})
+        parent.close()
+    write_run(store, "trees", tags={"fusion_lab.kind": "baseline", **study}, parent=parents[0].id, noise=0.1)
+    for number, parent in enumerate(parents):
+        tags = {"fusion_lab.kind": "trial", **study}
+        write_run(store, f"trial {number}", tags=tags, parent=parent.id, noise=0.1)
+    report = compare.run(parents[1].id, "out.html", stage.uri)
+    assert report.entries == ["trial 0", "trial 1", "trees"] and report.comparison.reference == "trial 0"
+
+
+def test_what_a_search_chose_is_said_to_be_optimistic(stage, store, blank):
+    for name, kind in (("chosen", "train"), ("trial 1", "trial"), ("plain", "train")):
+        run = store.run(write_run(store, name, tags={"fusion_lab.kind": kind}, noise=0.1), store.experiment_id("tiny"))
+        run.params({"selected": "null" if name == "plain" else "tiny-0123abcd"})
+        run.flush()
+    report = compare.run("chosen,trial 1,plain", "out.html", stage.uri)
+    (note,) = [note for note in report.notes if "optimistic" in note]
+    assert note.startswith("chosen was chosen by study tiny-0123abcd")
+
+
+def test_it_is_said_what_rows_the_scores_are_of(stage, store, blank):
+    for name in ("one", "second"):
+        write_run(store, name, noise=0.1)
+    report = compare.run("one,second", "out.html", stage.uri)
+    assert "3 folds (stratified); one is scored on 60 test rows." in report.notes
+
+
+def test_runs_of_earlier_versions_are_compared_by_their_rows(stage, store, blank, capsys):
     ids = [write_run(store, name, facts=False, noise=0.1) for name in ("one", "second")]
     report = compare.run(",".join(ids), "out.html", stage.uri)
     assert report.comparison.contrast("second", "auroc").basis == "rows"
     assert sum("earlier version" in note for note in report.notes) == 2
+    assert capsys.readouterr().out.count("\nnote: ") == 4  # what is on the page is said here too
 
 
 def test_two_runs_of_one_name_are_told_apart(stage, store, blank):

@@ -113,6 +113,18 @@ def test_scores_are_those_of_the_predictions(left, trained):
     assert whole["accuracy"]["pooled"] == pytest.approx(results["tasks"]["outcome"]["accuracy"])
 
 
+def test_scores_of_passes_with_dropout_are_those_of_their_mean(left):
+    rows = pd.read_parquet(left.folder / "uncertainty.parquet").dropna(subset="target")
+    for task, metric in (("dose", "mae"), ("grade", "accuracy")):
+        own, told = rows[rows["task"] == task], left.json("uncertainty.json")["tasks"][task]
+        error = (own["predicted"] - own["target"]).abs()
+        expected = error.mean() if metric == "mae" else (error == 0).mean()
+        assert told["mean"][metric] == pytest.approx(expected)
+        whole = left.json("results.json")["tasks"][task][metric]
+        assert told["deterministic"][metric] == pytest.approx(whole)
+    assert told["errors"]["wrong"] == (error > 0).sum()
+
+
 def test_every_subset_is_scored_and_modalities_are_named(left, trained):
     payload = left.json("missing_modality.json")
     names = [m.name for m in trained[1].spec.modalities]
@@ -126,13 +138,21 @@ def test_every_subset_is_scored_and_modalities_are_named(left, trained):
 def test_recordings_are_scored_as_rows_are(left, trained):
     of, materials = trained
     told, _ = by_recording(of.predictions, materials.dataset.recording)
-    table = score_folds(told, materials.spec, ("test",)).table
+    scores = score_folds(told, materials.spec, ("test",))
+    table, pooled = scores.table, scores.pooled.set_index(["task", "metric"])["pooled"]
+    for task, told_of in left.json("results.json")["recordings"].items():  # thresholds are those of recordings too
+        for metric in set(told_of) & {"accuracy", "f1", "auroc", "mae"}:
+            assert told_of[metric] == pytest.approx(pooled[task, metric]), (task, metric)
     for task in ("outcome", "dose"):
         metric = "mae" if task == "dose" else "accuracy"
         values = table[(table["task"] == task) & (table["metric"] == metric)]["value"]
         if values.notna().all():
             assert left.metrics[f"recordings/test/{task}/{metric}"] == pytest.approx(values.mean())
-    assert left.json("results.json")["recordings"]["outcome"]["recordings"] == told.of("test").known["outcome"].sum()
+    test = told.of("test")  # a recording of two folds, or of two repeats, is one
+    labelled = set(test.row[test.known["outcome"]].tolist())
+    assert (
+        left.json("results.json")["recordings"]["outcome"]["recordings"] == len(labelled) < test.known["outcome"].sum()
+    )
     assert any(line.startswith("note: ") and "different labels" in line for line in left.lines)
     groups = pd.read_csv(left.folder / "groups.csv")
     assert set(groups["task"]) == set(TASKS)

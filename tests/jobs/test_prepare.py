@@ -1,5 +1,9 @@
 """``prepare`` from the command line: what it says, what to type next, and what it refuses."""
 
+import os
+import signal
+
+import numpy as np
 import pytest
 from activity_material import assert_same_samples, recorded, write_dat
 from jobs_stage import refused
@@ -63,3 +67,29 @@ def test_a_domain_that_needs_none(worn, capsys):
     says = ("data.domain: expected one whose files are prepared (activity), found 'synthetic'",)
     refused(worn, capsys, "prepare", "--experiment=tiny", "--output=ready", says=says)
     assert not (worn.folder / "ready").exists()
+
+
+def test_the_home_folder_is_written_out(worn, monkeypatch):
+    """A shell does so for ``--output ~/ready`` only."""
+    monkeypatch.setenv("HOME", str(worn.folder / "home"))
+    assert main(["prepare", "--experiment=worn", "--output=~/ready"]) == 0
+    assert_same_samples(recorded(worn.folder / "raw"), recorded(worn.folder / "home" / "ready"))
+
+
+def test_terminated_as_interrupted(worn, capsys, monkeypatch):
+    """What is being written when SIGTERM comes is removed, and the same command goes on."""
+    whole, calls = np.save, []
+
+    def save(stream, values):
+        calls.append(stream)
+        if len(calls) == 2:
+            stream.write(b"half")
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(stream, values)
+
+    monkeypatch.setattr(np, "save", save)
+    assert main(["prepare", "--experiment=worn", "--output=ready"]) == 130
+    assert capsys.readouterr().err.strip() == "fusion-lab: terminated; the same command continues"
+    assert sorted(path.name for path in (worn.folder / "ready").iterdir()) == ["subject_101.npy", "unfinished.json"]
+    assert main(["prepare", "--experiment=worn", "--output=ready"]) == 0
+    assert_same_samples(recorded(worn.folder / "raw"), recorded(worn.folder / "ready"))

@@ -12,7 +12,7 @@ from fusion_lab.cli import main
 from fusion_lab.config import load_yaml
 from fusion_lab.contracts import ConfigError, Predictions
 from fusion_lab.evaluation.folds import objective
-from fusion_lab.evaluation.intervals import jackknife_interval
+from fusion_lab.evaluation.intervals import corrected_interval, jackknife_interval
 from fusion_lab.experiment import Materials, override, read_experiment, resolve
 from fusion_lab.jobs.kept import how_many, kept_folder
 from fusion_lab.jobs.results import (
@@ -63,6 +63,14 @@ def test_tasks_of_several_kinds_are_compared_by_each_ones_own_score(mixed):
         for task, metric in (("outcome", "auroc"), ("dose", "r2"), ("grade", "auroc"))
     ]
     assert scored.value("val") == pytest.approx(np.mean(values))
+
+
+def test_the_interval_of_an_r2_reaches_below_0():
+    materials, result = made({"data.tasks": {"dose": {"kind": "regression"}}})
+    headline = Scored.of("model", "model", result.predictions, materials, "auroc").headlines["test"]
+    sizes = (float(part.sum(1).mean()) for part in (materials.folds.train, materials.folds.test))
+    assert headline.low == pytest.approx(corrected_interval(headline.folds, *sizes)[0])
+    assert headline.low < 0
 
 
 def test_a_baseline_chosen_on_validation_rows_is_marked_and_is_not_what_models_are_held_against(mixed):

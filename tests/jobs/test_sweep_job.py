@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from jobs_stage import TINY, Stage, at_epoch, refused
+from jobs_stage import BLANK, TINY, Stage, at_epoch, refused
 
 from fusion_lab.contracts import UserError
 from fusion_lab.evaluation.predictions import load_predictions
@@ -150,6 +151,25 @@ def test_a_sweep_continues_in_the_middle_of_a_cell(swept, monkeypatch, capsys, e
     assert scores_of(continued.report) == scores_of(sweep.run("tiny", tracking_uri=straight.uri).report)
 
 
+@pytest.mark.slow
+def test_an_interruption_lets_the_figures_of_finished_cells_be_drawn(swept, monkeypatch):
+    ended = []
+
+    def draw(process, *request):
+        time.sleep(0.5)
+        assert not ended, "the process that draws has ended"
+        return BLANK
+
+    monkeypatch.setattr(sweep.DrawingProcess, "draw", draw)
+    monkeypatch.setattr(sweep.DrawingProcess, "close", lambda process: ended.append(True))
+    at_epoch(monkeypatch, "cell 2/4 fusion=gated", 1, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run("tiny")
+    finished, killed = swept.of_kind("cell")
+    assert (finished.info.status, killed.info.status) == ("FINISHED", "KILLED") and ended
+    assert "curves.png" in swept.artifacts(finished)
+
+
 def diverge_at(monkeypatch, *labels):
     original = sweep.cross_validate_in
 
@@ -207,9 +227,48 @@ def test_the_file_may_name_the_reference(swept):
     swept.yaml("experiments/sweeps/tiny.yaml", {"cells": GROUPS, "reference": "size/d_model=16"})
     result = sweep.run("tiny")
     assert result.report.comparison.reference == "d_model=16"
-    (tagged,) = [run for run in swept.of_kind("cell") if "fusion_lab.reference" in run.data.tags]
+    (tagged,) = [run for run in swept.of_kind("cell") if run.data.tags.get("fusion_lab.reference") == "true"]
     assert tagged.info.run_name == "d_model=16"
     assert compare.run("sweep:tiny").comparison.reference == "d_model=16"
+
+
+@pytest.mark.slow
+def test_a_deleted_run_is_made_again_and_only_one_cell_is_the_reference(swept, monkeypatch):
+    first = sweep.run("tiny")
+    monkeypatch.setattr("fusion_lab.jobs.sweep.cross_validate_in", None)
+    gone = next(run for run in swept.of_kind("cell") if run.info.run_name == "fusion=transformer")
+    swept.client.delete_run(gone.info.run_id)
+    assert scores_of(sweep.run("tiny").report) == scores_of(first.report)
+    assert sorted(run.info.run_name for run in swept.of_kind("cell")) == sorted(LABELS)
+    swept.yaml("experiments/sweeps/tiny.yaml", {"cells": GROUPS, "reference": "d_model=16"})
+    sweep.run("tiny")
+    tagged = [r.info.run_name for r in swept.of_kind("cell") if r.data.tags.get("fusion_lab.reference") == "true"]
+    assert tagged == ["d_model=16"]
+    assert compare.run("sweep:tiny").comparison.reference == "d_model=16"
+
+
+@pytest.mark.slow
+def test_baselines_of_other_data_are_told_too_and_a_kill_leaves_none_out(swept, monkeypatch):
+    swept.experiment("tiny", TINY, **{**QUICK, "baselines": True})
+    swept.yaml("experiments/sweeps/tiny.yaml", {"cells": {"one": {"model.dropout": [0.1]}}})
+    sweep.run("tiny")
+    count = len(swept.of_kind("baseline"))
+    swept.client.delete_run(swept.of_kind("baseline")[0].info.run_id)  # as if a kill had come before it
+    sweep.run("tiny")
+    assert len(swept.of_kind("baseline")) == count
+    monkeypatch.setattr("fusion_lab.jobs.sweep._identity", lambda materials: "of other rows")
+    sweep.run("tiny")
+    assert len(swept.of_kind("baseline")) == 2 * count
+
+
+@pytest.mark.slow
+def test_what_a_search_chose_stays_marked_as_optimistic(swept):
+    swept.experiment("tiny", TINY, **{**QUICK, "selected": "tiny-0123abcd"})
+    result = sweep.run("tiny")
+    assert any("was chosen by study tiny-0123abcd" in note for note in result.report.notes)
+    for run in swept.of_kind("cell"):  # one of them is another's double, which was not trained
+        names = {name for name in run.data.metrics if "test" in name}
+        assert names and all("test_selected/" in name for name in names), run.info.run_name
 
 
 @pytest.mark.slow
@@ -277,6 +336,6 @@ def test_a_bad_cell_is_told_before_anything_is_trained(swept, capsys, groups, sa
 
 def test_two_processes_do_not_run_the_same_sweep(swept):
     name = sweep_name(Path("experiments/sweeps/tiny.yaml"), read_experiment("tiny"))
-    with locked(Path("studies", name), "x"), pytest.raises(UserError, match="the only one running it"):
+    with locked(Path("studies", name, ".lock"), "x"), pytest.raises(UserError, match="the only one running it"):
         sweep.run("tiny")
     assert swept.running() == [] and swept.of_kind("cell") == []

@@ -101,6 +101,7 @@ def test_the_page_says_what_was_compared_and_what_is_missing(page, report):
         assert told in html.unescape(page), told
     assert "the loss is nan &amp; worse" in page and "same configuration as fusion=&lt;b&gt;" in page
     assert "<b>fusion" not in page and "fusion=<b>" not in page.replace(get_plotlyjs(), "").split("<script")[0]
+    assert "\\u2020 other rows" in page and "green baselines" in page  # the sign on pairs of other rows is explained
     recordings = report.comparison.standing("chunk=512", "f1").recordings
     assert f"<td>{recordings:.3f}</td>" in page
 

@@ -98,7 +98,10 @@ def test_numbers_and_switches_stay_what_they_are():
         ({"a": {}}, ("cells.a", "expected at least one setting with a list")),
         ({"a": {"model.d_model": []}}, ("cells.a", "model.d_model", "an empty one")),
         ({"a": {"model.d_model": [8, 8]}}, ("cells.a", "'d_model=8' twice")),
-        ({"a": {"model": [{"d_model": 8}, {"d_model": 16}]}}, ("cells of different names, found 'model=d_model' twice",)),
+        (
+            {"a": {"model": [{"d_model": 8}, {"d_model": 16}]}},
+            ("cells of different names, found 'model=d_model' twice",),
+        ),
         ({"a": {1: [2, 3]}}, ("cells.a: 1=2: 1: unknown key",)),
         ({"a": [8]}, ("cells.a", "expected an object")),
         ({"a": None}, ("cells.a", "expected an object")),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_plans import PER_STEP, REGRESSION, make_plan, shortened
 
+from fusion_lab.blocks.randomness import draw_noise
 from fusion_lab.evaluation.labelled import told_scores
 from fusion_lab.evaluation.subsets import SubsetScores, choose_subsets, worth
 from fusion_lab.evaluation.thresholds import Thresholds
@@ -40,13 +41,12 @@ def plain():
 @pytest.mark.parametrize("settings", [{}, {"training.mode": "stacked"}, REGRESSION, PER_STEP], ids=str)
 def test_all_modalities_give_the_ordinary_predictions_bit_for_bit(settings):
     probe, ordinary = probed(settings)
-    names = tuple(m.name for m in probe.spec.modalities)
-    for found in (probe.told, probe.ask(names)):
-        np.testing.assert_array_equal(found.fold, ordinary.fold)
-        np.testing.assert_array_equal(found.row, ordinary.row)
-        for task in probe.spec.tasks:
-            for kind in ("target", "known", "score"):
-                np.testing.assert_array_equal(getattr(found, kind)[task.name], getattr(ordinary, kind)[task.name])
+    found = probe.ask(tuple(m.name for m in probe.spec.modalities))
+    np.testing.assert_array_equal(found.fold, ordinary.fold)
+    np.testing.assert_array_equal(found.row, ordinary.row)
+    for task in probe.spec.tasks:
+        for kind in ("target", "known", "score"):
+            np.testing.assert_array_equal(getattr(found, kind)[task.name], getattr(ordinary, kind)[task.name])
 
 
 def test_a_modality_that_the_model_ignores_can_go():
@@ -77,7 +77,8 @@ def test_what_is_masked_reaches_no_answer(plain):
     other = Probe(probe.plan, [dict(m.named_parameters()) for m in probe.models], probe.scale)
     other.batch = probe.batch._replace(inputs=loud)
     np.testing.assert_array_equal(other.ask(("a",)).score["outcome"], before)
-    assert not np.array_equal(other.ask(("a", "b", "s")).score["outcome"], probe.told.score["outcome"])
+    whole = ("a", "b", "s")
+    assert not np.array_equal(other.ask(whole).score["outcome"], probe.ask(whole).score["outcome"])
 
 
 def test_rows_without_any_of_a_subset_are_those_of_the_data(plain):
@@ -97,6 +98,25 @@ def test_passes_are_a_function_of_their_number_and_differ(plain):
     assert not np.array_equal(first[0], first[1])
     assert first[0].shape == ordinary.score["outcome"].shape
     assert probe.has_dropout
+
+
+def test_every_fold_pass_and_part_of_the_rows_has_random_values_of_its_own(plain, monkeypatch):
+    probe, _ = plain
+    places = []
+
+    def noted(count, *place):
+        places.append(place)
+        return draw_noise(count, *place)
+
+    monkeypatch.setattr("fusion_lab.training.probe.draw_noise", noted)
+    monkeypatch.setattr("fusion_lab.training.probe.ROWS_AT_ONCE", 4)
+    assert len(list(probe.passes(2))) == 2
+    parts = sum(-(-int(rows.sum()) // 4) for rows in probe.plan.folds.test)
+    assert parts > len(probe.plan.folds)
+    assert len(set(places)) == len(places) == 2 * parts
+    assert {name for name in probe.plan.folds.names if any(name in place for place in places)} == set(
+        probe.plan.folds.names
+    )
 
 
 def test_the_mean_over_many_passes_is_near_the_model_and_nearer_than_one(plain):

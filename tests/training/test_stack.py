@@ -190,6 +190,18 @@ def test_how_many_rows_a_stack_answers_in_a_call_changes_nothing(case, bytes_at_
 
 
 @pytest.mark.parametrize(("mode", "size"), WAYS)
+def test_rows_that_weigh_nothing_between_others_are_answered_and_those_at_the_end_are_zero(case, mode, size):
+    weight = torch.zeros_like(case.batch.weight)
+    weight[:, [0, 6]] = 1.0
+    whole = case.stack(mode, size).answers(case.weights, case.batch._replace(weight=torch.ones_like(weight))).heads
+    found = case.stack(mode, size).answers(case.weights, case.batch._replace(weight=weight)).heads
+    for name, leaf in whole.items():
+        torch.testing.assert_close(found[name][:, :7], leaf[:, :7], rtol=0, atol=1e-12)
+        assert found[name].shape == leaf.shape
+        assert not found[name][:, 7:].any()
+
+
+@pytest.mark.parametrize(("mode", "size"), WAYS)
 def test_losses_of_answers_are_the_objective_of_each_fold(case, mode, size):
     stack = case.stack(mode, size)
     found = stack.losses(stack.answers(case.weights, case.batch), case.batch, case.class_weights)

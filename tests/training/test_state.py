@@ -67,6 +67,17 @@ def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, tasks, mode,
             np.testing.assert_array_equal(scores, again.predictions.score[task])
 
 
+def test_continuing_where_the_last_epoch_is_restored_equals_never_stopping(tmp_path):
+    plan, path = make_plan({**STOPPING, "training.restore": "last"}), tmp_path / "last.safetensors"
+    whole = cross_validate(plan)
+    interrupted(plan, path, 3)
+    again = cross_validate(plan, checkpoint=path)
+    for one, other in zip(whole.folds, again.folds, strict=True):
+        assert (one.history, one.best_epoch, one.ending) == (other.history, other.best_epoch, other.ending)
+        assert one.best_epoch == 5
+        assert all(torch.equal(weights, other.weights[name]) for name, weights in one.weights.items())
+
+
 def test_what_is_loaded_is_what_was_saved(tmp_path):
     plan, path, copy = make_plan(STOPPING), tmp_path / "state.safetensors", tmp_path / "copy.safetensors"
     interrupted(plan, path, 4)

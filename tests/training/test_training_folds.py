@@ -191,6 +191,36 @@ def test_values_told_never_fall_and_stopped_folds_carry_their_best_forward(monit
             assert after.fold_scores[k] == before.fold_scores[k]
 
 
+LAST = {"training.restore": "last", "training.patience": 1, "training.epochs": 6}
+
+
+@pytest.mark.parametrize("monitor", ["auroc", "loss"])
+@pytest.mark.parametrize(("mode", "size"), WAYS)
+def test_the_last_epoch_is_kept_where_it_is_asked_for(mode, size, monitor):
+    settings = {**LAST, "training.monitor": monitor, "training.mode": mode, "training.stack_size": size}
+    plan = make_plan(settings)
+    best = cross_validate(make_plan({**settings, "training.restore": "best", "training.patience": 6}))
+    assert monitor == "loss" or any(fold.best_epoch < 6 for fold in best.folds), "nothing to tell the two apart"
+    result, evaluations = told(plan)
+    assert {(fold.best_epoch, fold.epochs, fold.ending) for fold in result.folds} == {(6, 6, "epochs")}
+    assert [fold.history for fold in result.folds] == [fold.history for fold in best.folds], "the same training"
+    column, sign = ("val/loss", -1) if monitor == "loss" else ("val/outcome/auroc", 1)
+    for evaluation in evaluations:
+        values = [sign * fold.history[evaluation.epoch - 1][column] for fold in result.folds]
+        assert evaluation.value == pytest.approx(np.mean(values), abs=1e-9)
+    if monitor == "auroc":
+        assert objective(result.predictions, plan.dataset.spec)[0] == pytest.approx(evaluations[-1].value, abs=1e-9)
+
+
+def test_a_fold_that_is_pruned_keeps_the_last_epoch_it_reached():
+    def stop(evaluation: Evaluation) -> Decision:
+        return Decision(prune=evaluation.epoch == 4, stop=frozenset({1} if evaluation.epoch == 2 else ()))
+
+    result = cross_validate(make_plan(LAST), stop)
+    assert [(fold.best_epoch, fold.epochs) for fold in result.folds] == [(4, 4), (2, 2), (4, 4), (4, 4)]
+    assert {fold.ending for fold in result.folds} == {"pruned"}
+
+
 def test_a_fold_lives_on_the_learning_rate_of_its_history():
     result = cross_validate(make_plan({"optimiser.schedule": "cosine", "optimiser.lr": 0.01}))
     expected = [0.005 * (1 + np.cos(np.pi * e / 5)) for e in range(5)]

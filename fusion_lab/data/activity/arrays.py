@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion_lab.contracts import DataError
+from fusion_lab.data.activity.mapped import mapped
 from fusion_lab.data.activity.recordings import (
     SENSOR_COLUMNS,
     SPLITS,
@@ -17,7 +18,6 @@ from fusion_lab.data.activity.recordings import (
     Part,
     Taken,
     carry_heart_rate,
-    require_columns,
 )
 from fusion_lab.data.activity.samples import Recording, Samples
 from fusion_lab.data.activity.settings import (
@@ -29,7 +29,7 @@ from fusion_lab.data.activity.settings import (
     TRANSIENT,
     ActivityConfig,
 )
-from fusion_lab.data.readers import first_line
+from fusion_lab.data.cells import listed
 
 LABELS = "labels.npy"
 COLUMNS_OF = {s: tuple(f"{s}_{c}" for of in CHANNELS.values() for c in of) for s in SITES} | {
@@ -67,14 +67,29 @@ def array_layout(config: ActivityConfig, root: Path, labelled: bool) -> Layout:
         if set(split.arrays) != set(splits[0].arrays):
             expected = f"the arrays that {folders[0]} has, {', '.join(splits[0].arrays)}"
             raise DataError(f"{folder}: expected {expected}, found {', '.join(split.arrays)}")
-        require_columns(str(folder), config.model_copy(update={"columns": {}}), columns)
+        lacking = next((m for m in config.modalities if m not in split.arrays), None)
+        if lacking is not None:
+            found = ", ".join(file.name for file in split.files)
+            raise DataError(f"{folder}: expected an array {_paths(folder, lacking)[0].name}, found {found}")
     files = tuple(file for split in splits for file in split.files)
-    return Layout(columns, (Part("", files, partial(_read, config, root, splits, columns)),))
+    part = Part("", files, partial(_read, config, root, splits, columns))
+    return Layout(columns, (part,), tuple(_unread(folders)))
+
+
+def _unread(folders: Sequence[Path]) -> Iterator[str]:
+    """A note on arrays that are of no modality."""
+    known = {LABELS, *(path.name for m in COLUMNS_OF for path in _paths(folders[0], m))}
+    others = sorted({path.name for folder in folders for path in folder.glob("*.npy")} - known)
+    if others:
+        yield f"arrays of no known modality are not read: {listed(others)}"
 
 
 def _split(folder: Path, labelled: bool) -> Split:
-    files = {m: next((p for p in _paths(folder, m) if p.is_file()), None) for m in COLUMNS_OF}
-    found = {m: path for m, path in files.items() if path is not None}
+    there = {m: [path for path in _paths(folder, m) if path.is_file()] for m in COLUMNS_OF}
+    twice = next((paths for paths in there.values() if len(paths) > 1), None)
+    if twice:
+        raise DataError(f"{folder}: expected one array of each modality, found {' and '.join(p.name for p in twice)}")
+    found = {m: paths[0] for m, paths in there.items() if paths}
     if not found:
         raise DataError(f"{folder}: expected arrays {', '.join(f'imu_{s}.npy' for s in SITES)}, found none of them")
     arrays = {m: _modality(path, len(COLUMNS_OF[m])) for m, path in found.items()}
@@ -88,11 +103,12 @@ def _split(folder: Path, labelled: bool) -> Split:
 
 
 def _paths(folder: Path, modality: str) -> list[Path]:
-    return [folder / f"imu_{modality}.npy", folder / f"{modality}.npy"]
+    names = [modality] if modality == HEART_RATE else [f"imu_{modality}", modality]
+    return [folder / f"{name}.npy" for name in names]
 
 
 def _modality(path: Path, width: int) -> np.ndarray:
-    array = _mapped(path)
+    array = mapped(path, "an array of numbers")
     if array.ndim != 3 or array.shape[2] != width or not array.shape[1] or array.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: expected numbers of shape (items, samples, {width}), found {array.dtype} of shape {array.shape}"
@@ -101,7 +117,7 @@ def _modality(path: Path, width: int) -> np.ndarray:
 
 
 def _labels(path: Path, count: int) -> np.ndarray:
-    labels = _mapped(path)
+    labels = mapped(path, f"{count} labels, one per item")
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         found = f"{labels.dtype} of shape {labels.shape}"
         raise DataError(f"{path}: expected {count} whole numbers, one per item, found {found}")
@@ -111,16 +127,6 @@ def _labels(path: Path, count: int) -> np.ndarray:
         ids = ", ".join(str(a) for a in (TRANSIENT, *ACTIVITIES))
         raise DataError(f"{path}: item {at + 1}: expected one of the activities {ids}, found {labels[at]}")
     return labels
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: expected an array of numbers, found: {first_line(error)}") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: expected one array, found an archive of several")
-    return array
 
 
 def _read(config: ActivityConfig, root: Path, splits: Sequence[Split], columns: tuple[str, ...]) -> Taken:
@@ -165,5 +171,6 @@ def _items(split: Split, columns: tuple[str, ...]) -> np.ndarray:
         modality = next(m for m, names in COLUMNS_OF.items() if columns[column] in names)
         file = next(file for file in split.files if file.name in (f"imu_{modality}.npy", f"{modality}.npy"))
         found = items[item, step, column]
-        raise DataError(f"{file}: item {item + 1}, sample {step + 1}: expected a number or NaN, found {found}")
+        place = f"item {item + 1}, sample {step + 1}, column {columns[column]!r}"
+        raise DataError(f"{file}: {place}: expected a number or NaN, found {found}")
     return items

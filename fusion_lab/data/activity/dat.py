@@ -63,6 +63,8 @@ def _read(config: ActivityConfig, subject: str, file: Path, labelled: bool) -> T
 
 def _names(file: Path, labelled: bool) -> tuple[str, ...]:
     """All columns, or, of a file without labels, all but the activity where its first line has one cell less."""
+    if not file.is_file():  # who opens a pipe waits for ever
+        raise DataError(f"{file}: expected a readable file, found {'a folder' if file.is_dir() else 'none'}")
     try:
         with file.open("rb") as stream:
             line = stream.readline().strip(b"\r\n")

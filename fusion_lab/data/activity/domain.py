@@ -118,8 +118,7 @@ def unlabelled_of(config: ActivityConfig, recorded: Recorded, modalities: Sequen
     length = there[0].shape[0]
     cutting = Cutting.of(length, config.stride, config.shortest)
     chunks = chunks_of(recorded, cutting)
-    if not len(chunks.start):
-        raise DataError(f"{config.root}: expected a recording of {cutting.least} samples or more, found none")
+    _require_chunks(config.model_copy(update={"chunk": length}), recorded, chunks)
     cuts = {m.name: cut(recorded, chunks, m.columns, length) for m in there}
     return _assembled(config, recorded, chunks, there, cuts)
 
@@ -151,6 +150,7 @@ class _Kept(NamedTuple):
 
 def _kept(config: ActivityConfig, recorded: Recorded, chunks: Chunks) -> _Kept:
     """What the settings keep. A class that few subjects have cannot be learned from some and tested on others."""
+    _require_chunks(config, recorded, chunks)
     who = _subjects(recorded, chunks)
     for name in config.activities or ():
         if name not in who:
@@ -167,7 +167,20 @@ def _kept(config: ActivityConfig, recorded: Recorded, chunks: Chunks) -> _Kept:
     notes = [f"left out, for fewer than {config.min_subjects} subjects have them: {'; '.join(few)}"] if few else []
     if not known:
         notes = ["whose recordings these are is not known: no class is left out for having too few subjects"]
-    return _Kept(chunks.where(np.isin(chunks.activity, list(classes))), tuple(classes), tuple(notes))
+    kept = chunks.where(np.isin(chunks.activity, list(classes)))
+    without = [s.subject for place, s in enumerate(recorded.subjects) if not (kept.subject == place).any()]
+    notes += [f"subjects of whom no chunk is used: {listed(without)}"] if without else []
+    return _Kept(kept, tuple(classes), tuple(notes))
+
+
+def _require_chunks(config: ActivityConfig, recorded: Recorded, chunks: Chunks) -> None:
+    if not len(chunks.start):
+        longest = max((r.rows for samples in recorded.subjects for r in samples.recordings), default=0)
+        least = Cutting.of(config.chunk, config.stride, config.shortest).least
+        hint = f"(data.chunk={config.chunk}, and data.gap={config.gap:g} s ends a recording)"
+        raise DataError(
+            f"{config.root}: expected a recording of {least} samples or more, found {longest} in the longest {hint}"
+        )
 
 
 def _subjects(recorded: Recorded, chunks: Chunks) -> dict[str, list[str]]:
@@ -189,6 +202,8 @@ def _told(recorded: Recorded, kept: _Kept, cutting: Cutting) -> Iterator[str]:
     lost = sum(lengths) - held(kept.chunks, cutting)
     if lost:
         why = f"what is left at a recording's end is kept from {cutting.least} samples on"
+        if cutting.stride > cutting.length:
+            why += f", and {cutting.stride - cutting.length} between chunks are skipped (data.stride)"
         yield f"{lost:,} samples ({lost / sum(lengths):.2%}) are in no chunk: {why}"
 
 

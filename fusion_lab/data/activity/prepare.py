@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
 from fusion_lab.contracts import DataError
-from fusion_lab.data.activity.prepared import INDEX, UNFINISHED, Entry, Index, Original, prepared_files, read_index
+from fusion_lab.data.activity.prepared import (
+    INDEX,
+    UNFINISHED,
+    Entry,
+    Index,
+    Original,
+    array_name,
+    prepared_files,
+    read_index,
+    told,
+)
 from fusion_lab.data.activity.reading import LAYOUTS, in_order, layout_of, part_sources
-from fusion_lab.data.activity.recordings import Part, left_out
+from fusion_lab.data.activity.recordings import Part
 from fusion_lab.data.activity.settings import ActivityConfig
 from fusion_lab.data.readers import data_folder, file_sha256
 
@@ -29,7 +39,7 @@ def prepare(config: ActivityConfig, output: Path, tell: Callable[[str], None]) -
 
     Raises:
         DataError: what :func:`~fusion_lab.data.activity.reading.read_recorded` refuses; ``output`` holds other things,
-            or cannot be written.
+            cannot be written, or is being written by another process.
     """
     root = data_folder(config.root)
     layout = layout_of(config, root)
@@ -37,10 +47,14 @@ def prepare(config: ActivityConfig, output: Path, tell: Callable[[str], None]) -
         raise DataError(f"{root}: expected files that are not prepared yet, found prepared data")
     _refuse_foreign(root, output)
     found = LAYOUTS[layout](config, root, True)
-    parts = in_order(found)
     index = Index(
         layout=layout, columns=found.columns, names=config.columns, gap=config.gap, rate=config.rate, notes=found.notes
     )
+    with _alone(output):
+        _write(index, in_order(found), root, output, tell)
+
+
+def _write(index: Index, parts: list[Part], root: Path, output: Path, tell: Callable[[str], None]) -> None:
     done = _kept(index, parts, root, output, tell)
     if len(done) == len(parts) and _is_whole(output, _with(index, done)):
         tell(f"{output}: all {len(parts)} subjects are prepared already")
@@ -55,7 +69,7 @@ def prepare(config: ActivityConfig, output: Path, tell: Callable[[str], None]) -
         _write_index(output, index, done)
         tell(f"{_called(part)}: {entry.rows:,} samples in {len(entry.recordings)} recordings {count}")
     _end(output, done)
-    for note in (*index.notes, *left_out(entry.left_out for entry in done.values())):
+    for note in told(_with(index, done)):
         tell(f"note: {note}")
 
 
@@ -65,17 +79,17 @@ def _called(part: Part) -> str:
 
 def _refuse_foreign(root: Path, output: Path) -> None:
     """An error if the output is the input, or holds what prepare has not written."""
-    if output.resolve() == root.resolve():
-        raise DataError(f"{output}: expected a folder other than that of the files, found the same")
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise DataError(f"{output}: expected a folder, found a file")
-    begun = bool(prepared_files(output))
     try:
-        paths = sorted(output.iterdir())
+        same, paths = os.path.realpath(output) == os.path.realpath(root), []
+        if output.exists():
+            paths = sorted(output.iterdir())
+        begun = bool(prepared_files(output))
+    except NotADirectoryError:
+        raise DataError(f"{output}: expected a folder, found a file") from None
     except OSError as error:
         raise DataError(f"{output}: expected a folder that can be read, found: {error.strerror}") from None
+    if same:
+        raise DataError(f"{output}: expected a folder other than that of the files, found the same")
     for path in paths:
         if not (path.name.removesuffix(PART) in (INDEX, UNFINISHED) or begun and _is_array(path)):
             raise DataError(f"{output}: expected an empty folder, or one that prepare wrote, found {path.name!r}")
@@ -120,7 +134,7 @@ def _prepare(part: Part, root: Path, output: Path) -> Entry:
     ]  # before reading: a file that changes meanwhile is read again next time
     taken = part.read()
     sources = part_sources(root, part, taken, {})
-    path = output / f"subject_{quote(part.subject, safe='')}.npy"
+    path = output / array_name(part.subject)
     with _written(path) as half, half.open("wb") as stream:
         np.save(stream, taken.samples.values)
     originals = tuple(
@@ -134,6 +148,7 @@ def _prepare(part: Part, root: Path, output: Path) -> Entry:
         size=path.stat().st_size,
         sha256=file_sha256(path),
         left_out=taken.left_out,
+        notes=taken.notes,
         originals=originals,
         recordings=taken.samples.recordings,
     )
@@ -141,8 +156,6 @@ def _prepare(part: Part, root: Path, output: Path) -> Entry:
 
 def _begin(output: Path, index: Index, done: dict[str, Entry]) -> None:
     """The unfinished index is there before the finished one goes, and that goes before an array changes."""
-    with _writable(output):
-        output.mkdir(parents=True, exist_ok=True)
     _write_index(output, index, done)
     with _writable(output / INDEX):
         (output / INDEX).unlink(missing_ok=True)
@@ -170,6 +183,23 @@ def _with(index: Index, done: dict[str, Entry]) -> Index:
 def _is_whole(output: Path, index: Index) -> bool:
     """Whether the finished index says this and nothing else."""
     return (output / INDEX).is_file() and read_index(output / INDEX) == index
+
+
+@contextmanager
+def _alone(output: Path) -> Generator[None]:
+    """Makes the folder and holds it; another prepare there is refused. The lock goes with the process."""
+    with _writable(output):
+        output.mkdir(parents=True, exist_ok=True)
+        folder = os.open(output, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network drive that locks no folder
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{output}: expected nobody else to write there, found another prepare at it") from None
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

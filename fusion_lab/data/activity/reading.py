@@ -52,7 +52,7 @@ def read_recorded(config: ActivityConfig, labelled: bool = True) -> Recorded:
     for part in in_order(found):
         taken.append(part.read())
         sources.append(part_sources(root, part, taken[-1], digests))
-    notes = (*found.notes, *left_out(t.left_out for t in taken))
+    notes = (*found.notes, *(note for t in taken for note in t.notes), *left_out(t.left_out for t in taken))
     return Recorded(found.columns, tuple(t.samples for t in taken), merged(sources), notes)
 
 
@@ -62,7 +62,11 @@ def layout_of(config: ActivityConfig, root: Path) -> str:
     Raises:
         DataError: there is no such folder, or the files in it are of no layout, or of several.
     """
-    if not root.exists():
+    try:
+        there = root.exists()
+    except OSError as error:  # a name too long for the file system, a folder that may not be entered
+        raise DataError(f"{root}: expected a folder of sensor recordings, found: {error.strerror}") from None
+    if not there:
         raise DataError(f"{root}: expected a folder of sensor recordings, found no such folder (say data=FOLDER)")
     if config.layout not in ("auto", "prepared") and prepared_files(root):
         hint = "(set data.layout: auto)"

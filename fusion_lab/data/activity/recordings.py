@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,9 @@ SENSOR_COLUMNS = COLUMNS[2:]
 SPLITS = ("train", "val", "test")
 UNLABELLED = -1
 """Stands for the activity where nobody is asked for it."""
+
+OFF_PACE = 0.25
+"""Samples that are by a larger share nearer or farther apart than the settings say are noted."""
 
 Place = Callable[[int, str], str]
 """What an error calls the cell of a row, from 0, and a column: "subject101.dat: line 7, column 'hand_temp_c'"."""
@@ -57,6 +60,7 @@ class Taken(NamedTuple):
     samples: Samples
     rows: tuple[int, ...]
     left_out: int = 0  # samples between activities
+    notes: tuple[str, ...] = ()  # what looks odd
 
 
 class Part(NamedTuple):
@@ -172,7 +176,8 @@ def tolerance(time: np.ndarray) -> np.ndarray:
     >>> tolerance(np.array([3600.01]))[0] < 1e-12, tolerance(np.array([3600.01], np.float32))[0]
     (np.True_, np.float64(0.000244140625))
     """
-    single = time.astype(np.float32)
+    with np.errstate(over="ignore"):  # what 32 bits do not hold was not stored in them
+        single = time.astype(np.float32)
     stored = single if np.array_equal(single, time) else time
     return np.spacing(np.abs(stored)).astype(np.float64)
 
@@ -243,7 +248,18 @@ def as_samples(
     starts = recording_starts(time, key[order], config.gap + slack[order])[kept]
     carry_heart_rate(values, starts, columns)
     recordings = _recordings(starts, time[kept], activity[kept], split[kept])
-    return Taken(Samples(subject, values, recordings), rows, int((~kept).sum()))
+    steps = np.diff(time[kept])[~starts[1:]]
+    return Taken(Samples(subject, values, recordings), rows, int((~kept).sum()), tuple(_odd(subject, steps, config)))
+
+
+def _odd(subject: str, steps: np.ndarray, config: ActivityConfig) -> Iterator[str]:
+    """What is odd about the seconds from one sample to the next inside recordings."""
+    repeated = int((steps == 0).sum())
+    if repeated:
+        yield f"subject {subject}: {repeated:,} samples have the time of the one before"
+    if len(steps) and abs(steps.mean() * config.rate - 1) > OFF_PACE:
+        expected = f"where data.rate={config.rate:g} says {1 / config.rate:.3g} s"
+        yield f"subject {subject}: samples are {steps.mean():.3g} s apart, {expected}"
 
 
 def _in_order(time: np.ndarray, key: np.ndarray, most: np.ndarray, rows: Sequence[int]) -> np.ndarray:

@@ -74,7 +74,7 @@ class ActivityConfig(Config):
     columns: dict[str, str] = {}
     modalities: tuple[Literal["hand", "chest", "ankle", "heart_rate"], ...] = Field((*SITES, HEART_RATE), min_length=1)
     channels: tuple[Channel, ...] = Field(("acc16", "gyro", "mag"), min_length=1)
-    activities: tuple[str, ...] | None = None
+    activities: tuple[str, ...] | None = Field(None, min_length=1)
     min_subjects: int = Field(3, ge=1)
     chunk: int = Field(256, ge=2, le=8192)
     stride: int | None = Field(None, ge=1)
@@ -92,6 +92,11 @@ class ActivityConfig(Config):
         for name in self.columns:
             if name not in canonical:
                 raise ValueError(f"columns: unknown {name!r}{nearest(name, canonical)}")
+        files = [self.columns.get(name, name) for name in canonical]
+        twice = next((name for name in self.columns.values() if files.count(name) > 1), None)
+        if twice is not None:
+            both = " and ".join(name for name in canonical if self.columns.get(name, name) == twice)
+            raise ValueError(f"columns: expected a column of its own for each name, found {twice!r} for {both}")
         for setting in ("modalities", "channels", "activities"):
             values = getattr(self, setting) or ()
             if len(set(values)) < len(values):

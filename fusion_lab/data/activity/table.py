@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from fusion_lab.config import nearest
 from fusion_lab.contracts import DataError
 from fusion_lab.data.activity.batches import File, Wanted, blocks_of, subjects_of
 from fusion_lab.data.activity.recordings import (
@@ -28,7 +27,7 @@ from fusion_lab.data.activity.recordings import (
 )
 from fusion_lab.data.activity.settings import ACTIVITY, SUBJECT, TIME, ActivityConfig
 from fusion_lab.data.activity.text import with_header
-from fusion_lab.data.readers import existing_file, file_kind, first_line, quoted
+from fusion_lab.data.readers import clipped, existing_file, file_kind, first_line, quoted, suggest
 
 ROWS_AT_ONCE = 1 << 14
 
@@ -46,6 +45,7 @@ class Parquet(NamedTuple):
     def subjects(self, column: str) -> list[str | None]:
         """The subjects that a column tells of, in the order in which they come; ``None`` for an empty cell."""
         with self._opened() as file:
+            _refuse_nested(self.path, column, file.schema_arrow.field(column).type)
             groups = [self._owners(file, group, column) for group in range(file.num_row_groups)]
         return list(dict.fromkeys(name for names in groups for name in names))
 
@@ -70,7 +70,7 @@ class Parquet(NamedTuple):
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path}: expected a readable parquet file, found: {first_line(error)}") from None
 
     def _owners(self, file: pyarrow.parquet.ParquetFile, group: int, column: str) -> list[str | None]:
@@ -114,6 +114,8 @@ def _owners(config: ActivityConfig, files: list[File]) -> dict[str, File]:
             found = "an empty cell" if named else "no row"
             raise DataError(f"{file.path}: column {quoted(column)}: expected a subject in every row, found {found}")
         for subject in map(str, named):
+            if not subject.isprintable():
+                raise DataError(f"{file.path}: column {quoted(column)}: expected names in one line, found {subject!r}")
             if subject in owners:
                 found = f"found {quoted(subject)} again (first in {owners[subject].path})"
                 raise DataError(f"{file.path}: expected each subject in one file, {found}")
@@ -135,8 +137,9 @@ def _file(config: ActivityConfig, path: Path, labelled: bool) -> File:
     for canonical in (SUBJECT, TIME, *([ACTIVITY] if labelled else [])):
         name = called(config, canonical)
         if name not in file.names:
-            hint = nearest(name, list(file.names))
-            raise DataError(f"{path}: expected a column {name!r} ({canonical}), found none{hint}")
+            meant = "" if name == canonical else f" ({canonical})"
+            hint = suggest(name, [clipped(other) for other in file.names])
+            raise DataError(f"{path}: expected a column {name!r}{meant}, found none{hint}")
     require_columns(str(path), config, file.names)
     return file
 
@@ -144,7 +147,7 @@ def _file(config: ActivityConfig, path: Path, labelled: bool) -> File:
 def _parquet(path: Path) -> Parquet:
     try:
         names = tuple(pyarrow.parquet.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected a readable parquet file, found: {first_line(error)}") from None
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -158,3 +161,9 @@ def _refuse_words(path: Path, schema: pa.Schema, wanted: Wanted) -> None:
         numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
         if name != wanted.owner and not numbers:
             raise DataError(f"{path}: column {quoted(name)}: expected numbers, found type {kind}")
+
+
+def _refuse_nested(path: Path, name: str, kind: pa.DataType) -> None:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(kind):
+        raise DataError(f"{path}: column {quoted(name)}: expected a subject in every row, found type {kind}")

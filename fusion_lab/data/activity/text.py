@@ -20,7 +20,7 @@ from fusion_lab.data.readers import MISSING, first_line, quoted
 BYTES_AT_ONCE = 1 << 20
 """What is parsed at once: its rows stay in the cache while columns become rows."""
 
-_NUMBER = re.compile(r"-?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -35,8 +35,8 @@ class Text(NamedTuple):
 
     def place(self, row: int, column: str) -> str:
         """Where the cell of a row is; blank lines are no rows."""
-        with self.path.open("rb") as stream:
-            lines = (number for number, line in enumerate(stream, 1) if number > self.skip and line.strip(b"\r\n"))
+        with self.path.open(encoding="utf-8", errors="replace") as stream:
+            lines = (number for number, line in enumerate(stream, 1) if number > self.skip and line != "\n")
             number = next((number for at, number in enumerate(lines) if at == row), 0)
         return f"{self.path}: line {number}, column {quoted(column)}"
 
@@ -114,7 +114,8 @@ def _second_look(text: Text, wanted: Wanted, error: Exception) -> DataError | No
     rows = 0
     numeric = sorted((text.names.index(name), name) for name in wanted.all if name != wanted.owner)
     quoting = csv.QUOTE_NONE if text.delimiter == " " else csv.QUOTE_MINIMAL
-    with text.path.open(encoding="utf-8", errors="replace", newline="") as stream:
+    begins = 1  # the line on which a row begins: a quoted cell may go over several
+    with text.path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         reader = csv.reader(stream, delimiter=text.delimiter, quoting=quoting)
         try:
             for cells in reader:
@@ -122,9 +123,10 @@ def _second_look(text: Text, wanted: Wanted, error: Exception) -> DataError | No
                 rows += row
                 fault = _fault(cells, text, numeric) if row else None
                 if fault:
-                    return DataError(f"{text.path}: line {reader.line_num}{fault}")
+                    return DataError(f"{text.path}: line {begins}{fault}")
+                begins = reader.line_num + 1
         except csv.Error as broken:
-            return DataError(f"{text.path}: line {reader.line_num}: expected cells of text, found: {broken}")
+            return DataError(f"{text.path}: line {begins}: expected cells of text, found: {broken}")
     unknown = DataError(f"{text.path}: expected rows of {len(text.names)} cells, found: {first_line(error)}")
     return unknown if rows else None
 
@@ -133,8 +135,8 @@ def _fault(cells: list[str], text: Text, numeric: list[tuple[int, str]]) -> str 
     if len(cells) != len(text.names):
         return f": expected {len(text.names)} cells, found {len(cells)}"
     for place, name in numeric:
-        cell = cells[place].strip()
-        fits = _NUMBER.fullmatch(cell) and not _LARGEST < abs(float(cell)) < np.inf
+        cell = cells[place]
+        fits = _NUMBER.fullmatch(cell.strip(" \t")) and not _LARGEST < abs(float(cell)) < np.inf
         if cell not in text.missing and not fits:
             return f", column {quoted(name)}: expected a number or NaN, found {quoted(cell)}"
     return None

@@ -180,7 +180,7 @@ def test_modalities_and_channels_come_in_the_order_of_the_settings(written):
         ({"activities": ("lying", "cycling")}, "data: expected chunks of 'cycling' .*found 'lying', 'walking'"),
         ({"activities": ("lying",)}, r"expected two or more activities that at least 1 subjects.*found lying \(a, b\)"),
         ({"min_subjects": 3}, r"at least 3 subjects have .*found lying \(a, b\); walking \(a\)"),
-        ({"chunk": 512}, "expected two or more activities .*found none"),
+        ({"chunk": 512}, r"expected a recording of 256 samples or more, found 64 in the longest \(data.chunk=512, and"),
         ({"modalities": ("hand",)}, "expected all columns of modality 'hand', found no 'hand_acc16_x_ms2'"),
     ],
 )
@@ -231,3 +231,11 @@ def test_a_channel_that_never_varies_is_noted_whatever_the_lengths_of_chunks(tmp
     write_parquet(tmp_path, frames)
     made = load(config(tmp_path, modalities=("hand",), channels=("temp", "gyro")))
     assert "hand: never varies in the rows used: hand_temp_c" in made.provenance.notes
+
+
+def test_what_is_in_no_chunk_is_told():
+    subjects = ("a", {1: 3 * CHUNK, 4: 2 * CHUNK}), ("b", {1: CHUNK, 4: CHUNK}), ("c", {1: 5, 4: 5})
+    notes = dataset_of(alone(min_subjects=2), recorded(*subjects)).provenance.notes
+    assert "subjects of whom no chunk is used: 'c'" in notes
+    skipping = dataset_of(alone(min_subjects=2, stride=CHUNK + 8), recorded(*subjects)).provenance.notes
+    assert [note for note in skipping if "and 8 between chunks are skipped (data.stride)" in note]

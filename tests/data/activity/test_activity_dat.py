@@ -1,5 +1,7 @@
 """Raw files that cannot be used: the line is named, whatever is wrong with it and wherever it is."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -163,3 +165,34 @@ def test_every_activity_of_the_data_set_is_known(tmp_path):
     write_dat(tmp_path, subjects=("101",), activities=tuple(ACTIVITIES), rows=3, transient=3)
     (samples,) = recorded(tmp_path).subjects
     assert sorted(recording.activity for recording in samples.recordings) == sorted(ACTIVITIES)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"])
+@pytest.mark.parametrize("value", ["x", "inf"])
+def test_lines_are_counted_whatever_ends_them(tmp_path, lines, end, value):
+    """A mark of UTF-8 at the beginning and signs before numbers are nothing odd."""
+    changed = [cell(TIME, "+" + lines[0].split(" ")[0])(lines[0].split(" ")), *(line.split(" ") for line in lines[1:])]
+    changed[6] = cell("hand_temp_c", value)(changed[6])
+    text_of = end.join(" ".join(cells) for cells in changed)
+    (tmp_path / FILE).write_bytes(b"\xef\xbb\xbf" + text_of.encode())
+    number = 13 if end == "\n\n" else 7
+    assert f"line {number}, column 'hand_temp_c': expected a number or NaN, found " in refusal(tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_time_beyond_32_bits(tmp_path, lines):
+    message = spoiled(tmp_path, lines, len(lines), cell(TIME, "1e300"))
+    assert message.startswith(f"{FILE}: expected times that tell a gap of 0.02 s, found numbers rounded to ")
+
+
+def test_a_digit_of_another_alphabet(tmp_path, lines):
+    told = "line 5, column 'hand_temp_c': expected a number or NaN, found '٣'"
+    assert told in spoiled(tmp_path, lines, 5, cell("hand_temp_c", "٣"))
+
+
+def test_what_is_no_file(tmp_path, lines):
+    (tmp_path / FILE).mkdir()
+    assert refusal(tmp_path) == f"{FILE}: expected a readable file, found a folder"
+    (tmp_path / FILE).rmdir()
+    os.mkfifo(tmp_path / FILE)  # who opens it waits for ever
+    assert refusal(tmp_path) == f"{FILE}: expected a readable file, found none"

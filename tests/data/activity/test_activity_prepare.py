@@ -314,7 +314,9 @@ def rewrite(index, **changes):
         (lambda o: (o / "index.json").write_text("{"), "index.json: expected an index that prepare wrote, found: "),
         (lambda o: (o / "index.json").write_text("[]"), "index.json: expected an index that prepare wrote, found: "),
         (lambda o: rewrite(o / "index.json", format=2), "index.json: expected an index that prepare wrote, found: "),
-        (lambda o: rewrite(o / "index.json", columns=["a"]), "index.json: expected a column "),
+        (lambda o: rewrite(o / "index.json", columns=["a"]), "index.json: expected each column of the data set once"),
+        (lambda o: rewrite(o / "index.json", format=2), "found: format: Input should be 1 (prepare again into an"),
+        (lambda o: (o / "subject_102.npy").write_bytes(b"PK\x03\x04"), "subject_102.npy: expected an array of shape"),
     ],
 )
 def test_prepared_data_that_were_damaged(raw, output, spoil, told):
@@ -336,4 +338,58 @@ def test_a_file_outside_the_folder_is_never_opened(raw, output):
     index = json.loads((output / "index.json").read_text())
     index["subjects"][1]["file"] = "../subject_102.npy"
     (output / "index.json").write_text(json.dumps(index))
-    assert "index.json: expected an index that prepare wrote" in refusal(output)
+    assert "index.json: expected subject '102' in subject_102.npy, found '../subject_102.npy'" in refusal(output)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"subject": "103"}, "index.json: expected each subject once, found one again"),
+        ({"file": "subject_103.npy"}, "expected subject '102' in subject_102.npy, found 'subject_103.npy'"),
+        ({"recordings": [[0, 60, 1.0, 8, ""]]}, "expected recordings of known activities in train, val, test or none"),
+        ({"recordings": [[0, 60, 1.0, 1, "x"]]}, "expected recordings of known activities in train, val, test or none"),
+        ({"recordings": [[0, 90, 1.0, 1, ""], [90, -30, 9.0, 1, ""]]}, "expected recordings one after the other"),
+    ],
+)
+def test_an_index_that_was_edited(raw, output, change, told):
+    """Neither read nor continued."""
+    prepared(raw, output)
+    index = json.loads((output / "index.json").read_text())
+    index["subjects"][1] |= change
+    (output / "index.json").write_text(json.dumps(index))
+    assert told in refusal(output)
+    assert told in refused(raw, output)
+
+
+def test_two_at_once(raw, output):
+    """The second is told so; what the first writes stays whole."""
+    heard = []
+
+    def meanwhile(text):
+        if not heard:
+            heard.append(refused(raw, output))
+
+    prepare(ActivityConfig(root=str(raw)), output, meanwhile)
+    assert heard == [f"{output}: expected nobody else to write there, found another prepare at it"]
+    assert_same_samples(recorded(raw), recorded(output))
+    prepared(raw, output)
+
+
+def test_places_where_nothing_can_be_written(raw, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path / "loop", tmp_path / ("x" * 300)):
+        assert refused(raw, place).startswith(f"{place}: expected a ")
+
+
+def test_what_looks_odd_is_noted_once_prepared_too(tmp_path, output):
+    """Every sample written twice: half the time from one to the next, and as many time stamps again."""
+    doubled = {name: frame.loc[frame.index.repeat(2)] for name, frame in sessions(SUBJECTS, rows=20).items()}
+    write_dat(tmp_path / "raw", doubled)
+    told = prepared(tmp_path / "raw", output)
+    notes = recorded(tmp_path / "raw").notes
+    assert notes[:2] == (
+        "subject 101: 60 samples have the time of the one before",
+        "subject 101: samples are 0.00487 s apart, where data.rate=100 says 0.01 s",
+    )
+    assert told[3:] == [f"note: {note}" for note in notes]
+    assert recorded(output).notes == notes

@@ -15,9 +15,11 @@ from activity_material import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from fusion_lab.contracts import DataError
 from fusion_lab.data.activity.prepare import prepare
-from fusion_lab.data.activity.recordings import SENSOR_COLUMNS
+from fusion_lab.data.activity.recordings import SENSOR_COLUMNS, called
 from fusion_lab.data.activity.settings import ACTIVITY, HEART_RATE_BPM, TIME, TRANSIENT, ActivityConfig
 from fusion_lab.data.readers import file_sha256
 
@@ -211,3 +213,33 @@ def test_arrays_are_items_of_one_activity(tmp_path):
     np.testing.assert_array_equal(samples.values[:50, 1:], first[list(SENSOR_COLUMNS[1:])].to_numpy(np.float32))
     pulse = pd.Series(first[HEART_RATE_BPM].to_numpy(np.float32)).ffill()
     np.testing.assert_array_equal(samples.values[:50, 0], pulse)
+
+
+def test_a_folder_whose_name_is_too_long(tmp_path):
+    root = tmp_path / ("x" * 300)
+    with pytest.raises(DataError) as refused:
+        recorded(root)
+    assert str(refused.value) == f"{root}: expected a folder of sensor recordings, found: File name too long"
+
+
+@pytest.mark.parametrize("name", ["timestamp_s", "hand_gyro_y_rads"])
+def test_two_names_for_one_column(name):
+    with pytest.raises(ValidationError, match=f"expected a column of its own for each name, found '{name}' for "):
+        ActivityConfig(columns={"hand_gyro_x_rads": name})
+    swapped = ActivityConfig(columns={"hand_gyro_x_rads": name, name: "hand_gyro_x_rads"})
+    assert called(swapped, "hand_gyro_x_rads") == name
+
+
+def test_no_activity_is_not_all_of_them():
+    with pytest.raises(ValidationError, match="activities"):
+        ActivityConfig(activities=())
+
+
+@pytest.mark.parametrize(("every", "apart"), [(2, "0.02"), (1, None)])
+def test_samples_that_are_farther_apart_than_the_settings_say(tmp_path, every, apart):
+    thinned = {name: frame.iloc[::every] for name, frame in sessions(subjects=("101",), rows=50).items()}
+    write_dat(tmp_path, thinned)
+    notes = [note for note in recorded(tmp_path).notes if "apart" in note]
+    told = f"subject 101: samples are {apart} s apart, where data.rate=100 says 0.01 s"
+    assert notes == ([told] if apart else [])
+    assert not [note for note in recorded(tmp_path, rate=100 / every, gap=0.05).notes if "apart" in note]

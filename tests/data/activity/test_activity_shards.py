@@ -159,6 +159,7 @@ def manifest(folder, split="train"):
         ("subject_101/activity_5.csv,40", "expected a shard that is there, found no file"),
         ("subject_101/activity_4.csv,40", "expected each shard once, found it again (first in "),
         ("subject_101/activity_4.csv", "expected subject_<id>/activity_<id>.csv,rows, found 'subject_101"),
+        (f"subject_101/activity_4.csv,{10**4000}", "expected subject_<id>/activity_<id>.csv,rows, found"),
         ("subject_101/activity_4.csv,many", "expected subject_<id>/activity_<id>.csv,rows, found"),
         ("subject_101/activity_4.csv.bak,40", "expected subject_<id>/activity_<id>.csv,rows, found"),
         ("101,4", "expected subject_<id>/activity_<id>.csv,rows, found '101,4'"),
@@ -211,13 +212,18 @@ def test_without_labels_manifests_are_not_asked(folder):
     ("saved", "told"),
     [
         (torch.zeros(3, 54), "expected a dict of names 'columns' and a tensor 'data', found Tensor"),
-        ({"data": torch.zeros(3, 54)}, "found a dict of 'data'"),
-        ({"columns": list(COLUMNS), "data": [1.0]}, "found a dict of 'columns', 'data'"),
+        ({"data": torch.zeros(3, 54)}, "found a dict of 'data (Tensor)'"),
+        ({"columns": list(COLUMNS), "data": [1.0]}, "found a dict of 'columns (list)', 'data (list)'"),
+        ({}, "found a dict of nothing"),
         ({"columns": [1] * 54, "data": torch.zeros(3, 54)}, "expected a dict of names 'columns'"),
         ({"columns": [*COLUMNS[:53], TIME], "data": torch.zeros(3, 54)}, f"each column once, found {TIME!r} again"),
         ({"columns": list(COLUMNS), "data": torch.zeros(3, 53)}, "of shape (rows, 54), found float32 of shape (3, 53)"),
         ({"columns": list(COLUMNS), "data": torch.zeros(54)}, "of shape (rows, 54), found float32 of shape (54,)"),
         ({"columns": list(COLUMNS), "data": torch.zeros(3, 54).int()}, "found int32 of shape (3, 54)"),
+        ({"columns": list(COLUMNS), "data": torch.zeros(3, 54).half()}, "found float16 of shape (3, 54)"),
+        ({"columns": list(COLUMNS), "data": torch.zeros(3, 54).bfloat16()}, "found bfloat16 of shape (3, 54)"),
+        ({"columns": list(COLUMNS), "data": torch.zeros(3, 54).to_sparse()}, "found a sparse or nested tensor"),
+        ({"columns": list(COLUMNS), "data": torch.zeros(3, 54, device="meta")}, "or one without content"),
     ],
 )
 def test_tensors_that_are_no_shard(tmp_path, frames, saved, told):
@@ -286,7 +292,9 @@ def test_text_that_is_no_shard(tmp_path, frames):
     for content in ("", ",".join(COLUMNS), "\n".join([*lines[:4], lines[4].rpartition(",")[0]])):
         file.write_text(content)
         if content and "\n" not in content:  # a header alone: a shard without samples
-            assert {r.activity for r in recorded(tmp_path).subjects[0].recordings} == {1}
+            read = recorded(tmp_path)
+            assert {r.activity for r in read.subjects[0].recordings} == {1}
+            assert read.notes == ("subject_101/activity_4.csv has no rows",)
         else:
             assert refusal(tmp_path).startswith(f"{SHARD['csv']}: ")
 
@@ -296,4 +304,50 @@ def test_other_files_beside_are_no_shards(folder):
     for name in ("activity_summary.csv", "activity_1.txt", "notes.csv"):
         (folder / SHARD["csv"]).parent.mkdir(parents=True, exist_ok=True)
         ((folder / SHARD["csv"]).parent / name).write_text("nothing")
+    read = recorded(folder)
+    assert_same_samples(reference, read)
+    others = "'subject_101/activity_1.txt', 'subject_101/activity_summary.csv'"
+    assert f"files that are not named as shards are not read: {others}" in read.notes
+
+
+def test_manifests_that_list_nothing(folder):
+    for split in ("train", "val", "test"):
+        manifest(folder, split).write_text("")
+    assert refusal(folder).startswith("splits: expected manifests that list shards, found empty ones")
+
+
+def test_a_manifest_with_a_mark_of_utf_8(folder):
+    reference = recorded(folder)
+    file = manifest(folder, "val")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert_same_samples(reference, recorded(folder))
+
+
+@pytest.mark.parametrize("content", [b"junk", b"PK\x03\x04junk", b"\x80", b"\x80\x02", b"\x80\x02\x8a\xff\xff"])
+def test_files_that_are_no_tensors(tmp_path, frames, content):
+    write_shards(tmp_path, frames, tensors=True)
+    (tmp_path / SHARD["pt"]).write_bytes(content)
+    assert refusal(tmp_path).startswith(f"{SHARD['pt']}: expected tensors as torch.save writes them, found: ")
+
+
+def test_tensors_that_learn_are_tensors(tmp_path, frames):
+    write_shards(tmp_path, frames, tensors=True)
+    reference = recorded(tmp_path)
+    saved = torch.load(tmp_path / SHARD["pt"], weights_only=True)
+    torch.save({**saved, "data": torch.nn.Parameter(saved["data"])}, tmp_path / SHARD["pt"])
+    assert_same_samples(reference, recorded(tmp_path))
+
+
+def test_time_in_64_bits_is_kept(tmp_path, frames):
+    """Seconds since 1970 in 32 bits would be two minutes apart."""
+    write_shards(tmp_path, frames, tensors=True)
+    reference = recorded(tmp_path)
+    for file in tmp_path.rglob("*.pt"):
+        saved = torch.load(file, weights_only=True)
+        data = saved["data"].double()
+        data[:, 0] = (data[:, 0] * 100).round() / 100 + 1.7e9
+        torch.save({**saved, "data": data}, file)
+    read = recorded(tmp_path)
+    for one, other in zip(reference.subjects, read.subjects, strict=True):
+        assert [r[:2] + r[3:] for r in one.recordings] == [r[:2] + r[3:] for r in other.recordings]
+        np.testing.assert_array_equal(one.values, other.values)

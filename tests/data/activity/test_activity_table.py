@@ -31,7 +31,7 @@ def put(column, row, value):
 
 
 CASES = {
-    "no subject column": (lambda f: f.drop(columns=SUBJECT), "expected a column 'subject_id' (subject_id), found none"),
+    "no subject column": (lambda f: f.drop(columns=SUBJECT), "expected a column 'subject_id', found none"),
     "no time": (lambda f: f.drop(columns=TIME), "expected a column 'timestamp_s'"),
     "no activity": (lambda f: f.rename(columns={ACTIVITY: "activity"}), "(did you mean 'activity'?)"),
     "needed channel": (
@@ -184,3 +184,45 @@ def test_whole_numbers_and_empty_columns(folder):
 def test_sessions_differ_between_subjects():
     first, second = sessions(subjects=("101", "102"), rows=5).values()
     assert not first.equals(second)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (lambda n: [["101"]] * n, "column 'subject_id': expected a subject in every row, found type list<"),
+        (lambda n: [{"id": 101}] * n, "column 'subject_id': expected a subject in every row, found type struct<"),
+        (lambda n: ["10\n1"] * n, "column 'subject_id': expected names in one line, found '10\\n1'"),
+    ],
+)
+def test_subjects_that_are_no_names(folder, value, told):
+    change(folder, lambda frame: frame.assign(**{SUBJECT: value(len(frame))}))
+    assert told in refusal(folder)
+
+
+def test_a_cell_of_blanks_and_a_quote_left_open(folder):
+    frame = pd.read_parquet(folder / FILE)
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    lines = frame.to_csv(index=False).splitlines()
+    cells = lines[7].split(",")
+    place = list(frame.columns).index("hand_gyro_x_rads")
+    for cell, told in (
+        ("  ", ", column 'hand_gyro_x_rads': expected a number or NaN, found '  '"),
+        ('"1', ": expected "),
+    ):
+        changed = ",".join([*cells[:place], cell, *cells[place + 1 :]])
+        (folder / "a.csv").write_text("\n".join([*lines[:7], changed, *lines[8:]]) + "\n")
+        assert refusal(folder).startswith(f"a.csv: line 8{told}")
+
+
+def test_a_table_of_other_columns_is_told_in_short(folder):
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    (folder / "a.csv").write_text(";".join(map(str, range(1000))) + "\n")
+    assert len(refusal(folder)) < 120
+
+
+def test_names_of_columns_that_are_no_text(folder):
+    file = folder / FILE
+    file.write_bytes(file.read_bytes().replace(b"hand_temp_c", b"hand_temp_\xff"))
+    assert refusal(folder).startswith(f"{FILE}: expected a readable parquet file, found: 'utf-8' codec can't decode")
