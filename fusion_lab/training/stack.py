@@ -93,12 +93,13 @@ class Stack:
 
     @torch.no_grad()
     def answers(self, weights: Leaves, batch: Batch) -> Output:
-        """The model's evaluation output, leaves ``[K,B,...]``; zeros in rows at the end that weigh 0 in all folds of a
-        part.
-        """
+        """The model's evaluation output, leaves ``[K,B,...]``; zeros in rows that weigh 0."""
         blind = batch.without_targets()
         parts = [self._of_part(*_part((weights, blind), folds)) for folds in self.parts(len(batch.weight))]
-        return _joined(parts, 0)
+        answers, counted = _joined(parts, 0), batch.weight > 0
+        if bool(counted.all()):
+            return answers
+        return pytree.tree_map(lambda leaf: leaf * counted.reshape(*counted.shape, *[1] * (leaf.ndim - 2)), answers)
 
     @torch.no_grad()
     def losses(self, output: Output, batch: Batch, class_weights: Leaves) -> Tensor:
