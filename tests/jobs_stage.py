@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from fusion_lab.cli import main
 from fusion_lab.config import assign, dump_yaml, load_yaml
-from fusion_lab.jobs import kept, study_report
+from fusion_lab.jobs import evaluation, kept, study_report
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.report.drawing import DrawingProcess, draw_here
 from fusion_lab.search.journal import open_study
@@ -48,6 +48,7 @@ TINY: dict[str, Any] = {
     "model": {"d_model": 8, "nhead": 2},
     "training": {"epochs": 3, "patience": 3, "batch_size": 32},
     "folds": {"k": 3},
+    "evaluation": {"mc_samples": 2, "latency_rows": 2},
     "baselines": False,
 }
 SPACE: dict[str, Any] = {
@@ -70,6 +71,7 @@ EXPERIMENT_OF_TABLES: dict[str, Any] = {
     "model": {"d_model": 8, "nhead": 2},
     "training": {"epochs": 2},
     "folds": {"k": 3},
+    "evaluation": {"mc_samples": 2, "latency_rows": 2},
     "baselines": False,
 }
 _LEFT_OUT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
@@ -104,6 +106,8 @@ class Stage:
         blank: they, and the process that a job starts for them, take longer than a study here.
         """
         patch.setattr(DrawingProcess, "draw", lambda self, *request: draw_here(*request) if figures else BLANK)
+        if not figures:
+            patch.setattr(evaluation, "draw_here", lambda *request: BLANK)
         for where, name in () if figures else PAGES:
             blank = BLANK if name.endswith("png") else ""
             patch.setattr(where, name, partial(_blank, blank))

@@ -49,15 +49,15 @@ def evaluate(
     config: EvaluationConfig,
     run: Run,
     progress: Progress,
-    draw: Draw = draw_here,
+    draw: Draw | None = None,
 ) -> list[str]:
     """Evaluates a configuration on its test rows, out of fold, gives the run files under ``evaluation/`` and metrics,
-    and returns the lines to be shown. Figures are drawn by ``draw``, in the run's writer.
+    and returns the lines to be shown. Figures are drawn by ``draw``, here unless given, in the run's writer.
 
     Temperatures and thresholds are fitted on each fold's validation rows. Metrics of a configuration that was chosen on
     these folds are named ``evaluation_selected/``, as they are optimistic.
     """
-    return _Evaluation(trained, materials, config, run, progress, draw).run()
+    return _Evaluation(trained, materials, config, run, progress, draw or draw_here).run()
 
 
 class _Evaluation:

@@ -304,7 +304,8 @@ class _Search:
                 run = store.run(run_id, self.place.experiment_id)
                 link_checkpoints(Registry(store), run, trained, scored, self.materials.spec)
             if best is not None and trial.number == best.number:
-                told = evaluate(trained, self.materials, self.study.base.evaluation, self.place.run, self.progress)
+                wanted = self.study.base.evaluation
+                told = evaluate(trained, self.materials, wanted, self.place.run, self.progress, self.draw)
                 self.progress.line("\n".join(["", f"trial {best.number} on test rows, selected:", *told, ""]))
                 lines = enter(trained, self.materials, self.place, scored, self.progress, self.promote)
                 self.progress.line("\n".join(lines))

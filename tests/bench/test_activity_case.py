@@ -43,7 +43,7 @@ def test_every_fold_leaves_one_subject_out():
         assert not set(who[train]) & set(who[test])
 
 
-@pytest.mark.parametrize("settings", SMALL, ids=encoder)
+@pytest.mark.parametrize("settings", [SMALL[0], pytest.param(SMALL[1], marks=pytest.mark.slow)], ids=encoder)
 def test_without_dropout_a_plain_loop_trains_what_the_product_trains(settings, tmp_path):
     """In the float64 that the benchmark's own check takes as the sharp one; and for more than one epoch."""
     settings = replace(settings, dropout=0.0, double=True, epochs=2)

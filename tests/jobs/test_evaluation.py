@@ -72,7 +72,7 @@ def left(trained, tmp_path_factory, empty_store):
     """Shared by tests that only read."""
     stage = Stage.set_up(tmp_path_factory.mktemp("evaluated") / "work", empty_store)
     with pytest.MonkeyPatch.context() as patch:
-        stage.enter(patch)
+        stage.enter(patch, figures=True)
         return evaluated(stage, *trained)
 
 
