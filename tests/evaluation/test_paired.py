@@ -91,6 +91,7 @@ def test_swaps_reject_as_often_as_they_say_where_the_models_are_exchangeable():
     assert stats.chisquare(counts).pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_swaps_by_group_keep_their_level_where_rows_of_a_group_are_alike_and_swaps_by_row_do_not():
     def drawn(run):
         rng = np.random.default_rng(run)
@@ -108,6 +109,7 @@ def test_swaps_by_group_keep_their_level_where_rows_of_a_group_are_alike_and_swa
     assert _rejections(np.array(by_row))[0] > most
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
     truth = np.sqrt(2 / np.pi) * (1.5 - 1.0)  # the mean distance of normal noise is its deviation times this root
     runs = [paired_rows(closeness, *_values(60, (1.0, 1.5), run), draws=200, seed=run) for run in range(200)]
@@ -115,6 +117,7 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
     assert missed <= stats.binom.ppf(0.9995, len(runs), 0.08)  # percentiles are a little narrow at 60 rows
 
 
+@pytest.mark.slow
 def test_the_bootstrap_of_a_few_groups_covers_the_truth_too():
     """Five groups of unequal size whose rows share their luck, of which plain percentiles miss one in six."""
     code = np.repeat(np.arange(5), [2, 3, 4, 5, 6])

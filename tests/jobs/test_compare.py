@@ -65,6 +65,7 @@ def test_runs_are_found_by_id_beginning_and_name(stage, store, capsys):
     assert report.comparison.contrast("second", "auroc").difference.n == 3
 
 
+@pytest.mark.slow
 def test_a_sweeps_cells_are_compared_by_its_name_or_its_run(stage, store, blank):
     study = {"fusion_lab.study": "sweep-mine-0123abcd"}
     parent = store.start_run(store.experiment_id("tiny"), "sweep mine", tags={"fusion_lab.kind": "sweep", **study})

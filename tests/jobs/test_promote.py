@@ -61,6 +61,7 @@ def registered(stage, capsys) -> Callable[..., Registered]:
     return make
 
 
+@pytest.mark.slow
 def test_the_first_challenger_becomes_champion_the_second_has_to_be_better_and_the_third_can_be_rolled_back(registered):
     here = registered(training__epochs=1, optimiser__lr=1e-5)
     code, out = here.run("train")
@@ -102,6 +103,7 @@ def test_the_same_configuration_is_registered_once(registered):
     assert "version 2 as challenger" in here.run("train", "--set=final=refit")[1]
 
 
+@pytest.mark.slow
 def test_a_champion_does_not_challenge_itself(registered):
     here = registered()
     here.run("train")
@@ -110,6 +112,7 @@ def test_a_champion_does_not_challenge_itself(registered):
     assert here.aliases() == {"champion": "1"}
 
 
+@pytest.mark.slow
 def test_a_model_worse_than_a_baseline_is_refused_and_the_baseline_can_be_promoted_instead(registered):
     here = registered(training__epochs=1, optimiser__lr=1e-6, promotion__gates=STRICT)
     here.run("train")

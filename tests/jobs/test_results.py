@@ -205,6 +205,7 @@ def test_f1_of_a_binary_task_is_refused_before_anything_is_trained():
         Materials.load(experiment).check(experiment)
 
 
+@pytest.mark.slow
 def test_a_study_over_tasks_of_several_kinds_runs_to_its_end(stage, capsys):
     stage.experiment("tiny", TINY, data__tasks=MIXED, baselines=True)
     assert main(["hpo", "--experiment=tiny", "--trials=1"]) == 0

@@ -51,6 +51,7 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_sweep_from_end_to_end(swept, capsys, monkeypatch):
     result = sweep.run("tiny")
     assert result.exit_code == 0 and result.missing == ()

@@ -30,6 +30,7 @@ def test_maps_are_drawn_as_in_this_process(process, sizes):
     assert process.draw("attention", attention_dict(summary)) == attention_png(summary)
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_here_when_the_process_was_killed():
     folds = make_folds()
     with DrawingProcess() as process:

@@ -88,6 +88,7 @@ def test_our_own_refusals_are_http_400(loaded):
     assert refused.value.get_http_status_code() == 400
 
 
+@pytest.mark.slow
 def test_it_loads_in_a_fresh_process_from_its_own_code_with_unpickling_forbidden(folder, tmp_path):
     script = (
         "import sys, mlflow, pandas as pd\n"
