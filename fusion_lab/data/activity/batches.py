@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -59,21 +59,27 @@ class File(Protocol):
         ...
 
 
-def blocks_of(batches: Iterator[pa.RecordBatch], wanted: Wanted, first: int = 0) -> Iterator[Block]:
+def block_of(batch: pa.RecordBatch, wanted: Wanted, first: int = 0) -> Block:
     """Arrow's columns as rows, of which the first is the ``first``-th of the file."""
-    for batch in batches:
-        rows = np.arange(first, first + batch.num_rows)
-        first += batch.num_rows
-        if wanted.owner is not None and wanted.subject is not None:
-            codes, names = subjects_of(batch.column(wanted.owner))
-            mine = np.array([name == wanted.subject for name in names], bool)[codes]
-            batch, rows = (batch, rows) if mine.all() else (batch.filter(pa.array(mine)), rows[mine])
-        values = np.empty((batch.num_rows, len(wanted.values)), np.float32)
-        with np.errstate(over="ignore"):  # what 32 bits do not hold is infinite, which is refused later
-            for place, name in enumerate(wanted.values):
-                values[:, place] = _numbers(batch, name)
-        activity = None if wanted.activity is None else _numbers(batch, wanted.activity)
-        yield Block(rows, _numbers(batch, wanted.time), activity, values)
+    rows = np.arange(first, first + batch.num_rows)
+    if wanted.owner is not None and wanted.subject is not None:
+        codes, names = subjects_of(batch.column(wanted.owner))
+        mine = np.array([name == wanted.subject for name in names], bool)[codes]
+        batch, rows = (batch, rows) if mine.all() else (batch.filter(pa.array(mine)), rows[mine])
+    activity = None if wanted.activity is None else _numbers(batch, wanted.activity)
+    return Block(rows, _numbers(batch, wanted.time), activity, _values(batch, wanted.values))
+
+
+def _values(batch: pa.RecordBatch, names: Sequence[str]) -> np.ndarray:
+    """Columns side by side, float32 ``[n, names]``, NaN where null."""
+    if names and all(batch.schema.field(name).type == pa.float32() for name in names):
+        # one call that other threads need not wait for
+        return batch.select(list(names)).to_tensor(null_to_nan=True, row_major=True).to_numpy()
+    values = np.empty((batch.num_rows, len(names)), np.float32)
+    with np.errstate(over="ignore"):  # what 32 bits do not hold is infinite, which is refused later
+        for place, name in enumerate(names):
+            values[:, place] = _numbers(batch, name)
+    return values
 
 
 def subjects_of(cells: pa.Array) -> tuple[np.ndarray, list[str | None]]:

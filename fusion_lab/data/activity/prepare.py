@@ -22,7 +22,7 @@ from fusion_lab.data.activity.prepared import (
     read_index,
     told,
 )
-from fusion_lab.data.activity.reading import LAYOUTS, in_order, layout_of, part_sources
+from fusion_lab.data.activity.reading import LAYOUTS, in_order, layout_of, read_part
 from fusion_lab.data.activity.recordings import Part
 from fusion_lab.data.activity.settings import ActivityConfig
 from fusion_lab.data.readers import data_folder, file_sha256
@@ -132,8 +132,7 @@ def _prepare(part: Part, root: Path, output: Path) -> Entry:
     stats = [
         file.stat() for file in part.files
     ]  # before reading: a file that changes meanwhile is read again next time
-    taken = part.read()
-    sources = part_sources(root, part, taken, {})
+    taken, sources = read_part(root, part, {})
     path = output / array_name(part.subject)
     with _written(path) as half, half.open("wb") as stream:
         np.save(stream, taken.samples.values)

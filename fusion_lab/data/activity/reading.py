@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fusion_lab.contracts import DataError, Source
@@ -50,8 +51,9 @@ def read_recorded(config: ActivityConfig, labelled: bool = True) -> Recorded:
     found = LAYOUTS[layout](config, root, labelled)
     taken, sources, digests = [], [], {}
     for part in in_order(found):
-        taken.append(part.read())
-        sources.append(part_sources(root, part, taken[-1], digests))
+        subject, files = read_part(root, part, digests)
+        taken.append(subject)
+        sources.append(files)
     notes = (*found.notes, *(note for t in taken for note in t.notes), *left_out(t.left_out for t in taken))
     return Recorded(found.columns, tuple(t.samples for t in taken), merged(sources), notes)
 
@@ -90,14 +92,16 @@ def in_order(layout: Layout) -> list[Part]:
     return sorted(layout.parts, key=lambda part: part.subject)
 
 
-def part_sources(root: Path, part: Part, taken: Taken, digests: dict[Path, str]) -> list[Source]:
-    """What a subject was read from; ``digests`` keeps those of files that hold several."""
-    for path in part.files:
-        if path not in digests:
-            digests[path] = file_sha256(path)
+def read_part(root: Path, part: Part, digests: dict[Path, str]) -> tuple[Taken, list[Source]]:
+    """One subject and what it was read from; ``digests`` keeps those of files that hold several."""
+    new = [path for path in part.files if path not in digests and path.is_file()]  # a pipe is refused by who reads it
+    with ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(lambda: [file_sha256(path) for path in new])
+        taken = part.read()
+        digests.update(zip(new, hashed.result(), strict=True))
     base = root.parent if root.is_file() else root
     named = [path.relative_to(base).as_posix() for path in part.files]
-    return [Source(n, digests[p], rows) for n, p, rows in zip(named, part.files, taken.rows, strict=True)]
+    return taken, [Source(n, digests[p], rows) for n, p, rows in zip(named, part.files, taken.rows, strict=True)]
 
 
 def merged(sources: Iterable[Iterable[Source]]) -> tuple[Source, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from fusion_lab.contracts import DataError
-from fusion_lab.data.activity.batches import File, Wanted, blocks_of, subjects_of
+from fusion_lab.data.activity.batches import File, Wanted, block_of, subjects_of
 from fusion_lab.data.activity.recordings import (
     SENSOR_COLUMNS,
     Block,
@@ -62,7 +62,7 @@ class Parquet(NamedTuple):
                 alone = wanted.owner is None or wanted.subject is None
                 if alone or wanted.subject in self._owners(file, group, str(wanted.owner)):
                     batches = file.iter_batches(ROWS_AT_ONCE, [group], list(wanted.all), use_threads=False)
-                    yield from blocks_of(batches, wanted, first)
+                    yield from _numbered(batches, wanted, first)
                 first += file.metadata.row_group(group).num_rows
 
     @contextmanager
@@ -77,6 +77,13 @@ class Parquet(NamedTuple):
         cells = file.read_row_group(group, [column], use_threads=False).column(0).combine_chunks()
         codes, names = subjects_of(cells)
         return [names[code] for code in np.unique(codes)]
+
+
+def _numbered(batches: Iterable[pa.RecordBatch], wanted: Wanted, first: int) -> Iterator[Block]:
+    """Batches that lie one behind the other, from row ``first`` of the file on."""
+    for batch in batches:
+        yield block_of(batch, wanted, first)
+        first += batch.num_rows
 
 
 def table_files(root: Path) -> list[Path]:

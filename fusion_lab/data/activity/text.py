@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from fusion_lab.contracts import DataError
-from fusion_lab.data.activity.batches import Wanted, blocks_of, subjects_of
+from fusion_lab.data.activity.batches import Wanted, block_of, subjects_of
+from fusion_lab.data.activity.pieces import pieces, side_by_side
 from fusion_lab.data.activity.recordings import Block
 from fusion_lab.data.readers import MISSING, first_line, quoted
 
-BYTES_AT_ONCE = 1 << 20
-"""What is parsed at once: its rows stay in the cache while columns become rows."""
-
+T = TypeVar("T")
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE | re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -42,11 +42,9 @@ class Text(NamedTuple):
 
     def subjects(self, column: str) -> list[str | None]:
         """The subjects that a column tells of, in the order in which they come; ``None`` for an empty cell."""
-        found: dict[str | None, None] = {}
-        for batch in self._batches(Wanted(column, None, (), owner=column), [column]):
-            codes, names = subjects_of(batch.column(column))
-            found.update(dict.fromkeys(names[code] for code in np.unique(codes)))
-        return list(found)
+        wanted = Wanted(column, None, (), owner=column)
+        named = self._read(wanted, partial(_owners, self, wanted))
+        return list(dict.fromkeys(name for names in named for name in names))
 
     def blocks(self, wanted: Wanted) -> Iterator[Block]:
         """Its rows, in order.
@@ -54,17 +52,22 @@ class Text(NamedTuple):
         Raises:
             DataError: a line has too few or too many cells, or a cell is no number.
         """
-        return blocks_of(self._batches(wanted, list(wanted.all)), wanted)
+        first = 0
+        for rows, block in self._read(wanted, partial(_block, self, wanted)):
+            yield block._replace(rows=block.rows + first)
+            first += rows
 
-    def _batches(self, wanted: Wanted, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        read, parse, convert = _options(self, wanted, columns)
+    def _read(self, wanted: Wanted, work: Callable[[bytes, int], T]) -> list[T]:
+        """What ``work`` makes of each piece of the file and the number of header's lines that it begins with."""
+        parts = pieces(self.path, quoting=self.delimiter != " ")
+        headed = ((piece, 0 if at else self.skip) for at, piece in enumerate(parts))
         try:
-            with pyarrow.csv.open_csv(self.path, read, parse, convert) as stream:
-                yield from stream
+            return side_by_side(lambda piece: work(*piece), (p for p in headed if not p[0].isspace()))
         except pa.ArrowInvalid as error:
             fault = _second_look(self, wanted, error)
-            if fault is not None:
-                raise fault from None
+            if fault is None:
+                return []
+            raise fault from None
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path}: expected a readable text file, found: {first_line(error)}") from None
 
@@ -91,22 +94,35 @@ def with_header(path: Path) -> Text:
     return Text(path, names, delimiter, skip)
 
 
-def _options(
-    text: Text, wanted: Wanted, columns: list[str]
-) -> tuple[pyarrow.csv.ReadOptions, pyarrow.csv.ParseOptions, pyarrow.csv.ConvertOptions]:
+def _owners(text: Text, wanted: Wanted, piece: bytes, skip: int) -> list[str | None]:
+    """The subjects of a piece."""
+    codes, names = subjects_of(_parsed(text, wanted, piece, skip).column(wanted.owner))
+    return [names[code] for code in np.unique(codes)]
+
+
+def _block(text: Text, wanted: Wanted, piece: bytes, skip: int) -> tuple[int, Block]:
+    """How many rows a piece has, and those that are wanted, counted from its first."""
+    batch = _parsed(text, wanted, piece, skip)
+    return batch.num_rows, block_of(batch, wanted)
+
+
+def _parsed(text: Text, wanted: Wanted, piece: bytes, skip: int) -> pa.RecordBatch:
+    """The columns that are wanted of the rows that follow ``skip`` lines, read by one thread."""
     types = {name: pa.float32() for name in wanted.values}
     # times in 64 bits: after hours 32 do not hold hundredths of a second
     types |= {name: pa.float64() for name in (wanted.time, wanted.activity) if name}
     types |= {wanted.owner: pa.string()} if wanted.owner else {}
-    return (
-        pyarrow.csv.ReadOptions(
-            column_names=list(text.names), skip_rows=text.skip, block_size=BYTES_AT_ONCE, use_threads=False
-        ),
-        pyarrow.csv.ParseOptions(delimiter=text.delimiter, quote_char=False if text.delimiter == " " else '"'),
-        pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=columns, null_values=sorted(text.missing), strings_can_be_null=True
-        ),
+    read = pyarrow.csv.ReadOptions(
+        column_names=list(text.names), skip_rows=skip, block_size=len(piece) + 1, use_threads=False
     )
+    parse = pyarrow.csv.ParseOptions(delimiter=text.delimiter, quote_char=False if text.delimiter == " " else '"')
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=types,
+        include_columns=list(dict.fromkeys(wanted.all)),
+        null_values=sorted(text.missing),
+        strings_can_be_null=True,
+    )
+    return pyarrow.csv.read_csv(pa.BufferReader(piece), read, parse, convert).combine_chunks().to_batches()[0]
 
 
 def _second_look(text: Text, wanted: Wanted, error: Exception) -> DataError | None:

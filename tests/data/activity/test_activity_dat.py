@@ -9,7 +9,7 @@ from activity_material import recorded, refusal, sessions, write_dat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion_lab.data.activity import text
+from fusion_lab.data.activity import pieces
 from fusion_lab.data.activity.settings import ACTIVITIES, ACTIVITY, COLUMNS, HEART_RATE_BPM, TIME, TRANSIENT
 
 ROWS = 60
@@ -24,9 +24,9 @@ def lines(tmp_path_factory):
 
 
 @pytest.fixture(params=[1 << 20, 4096], ids=["at once", "in pieces"], autouse=True)
-def pieces(request, monkeypatch):
+def cut(request, monkeypatch):
     """The file is parsed whole, or a few lines at a time."""
-    monkeypatch.setattr(text, "BYTES_AT_ONCE", request.param)
+    monkeypatch.setattr(pieces, "BYTES_AT_ONCE", request.param)
 
 
 def spoiled(folder, lines, number, change):
