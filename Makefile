@@ -2,7 +2,7 @@
 # make test   install, then run the tests
 # make env    install only (into .venv, with pip; make env UV=1 uses uv)
 # make check  everything that has to hold before a commit: format, lint, types, layers, tests
-# make bench  this product against a PyTorch loop, Lightning and skorch, on two models (about twenty minutes; leave the machine alone meanwhile)
+# make bench  this product against a PyTorch loop, Lightning and skorch, on two models, and against pandas on a raw file (about twenty minutes; leave the machine alone meanwhile)
 # make ui     MLflow's pages for what was run here
 
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))

@@ -126,11 +126,14 @@ VERBS: dict[str, Verb] = {
     ),
     "prepare": Verb(
         "fusion_lab.jobs.prepare",
-        "read an experiment's raw files once, into a form that loads at once",
+        "read an experiment's raw files once, into a form that loads at once, or into another domain's layout",
         {
             "experiment": EXPERIMENT._replace(default="activity"),
             "data": SHARED["data"],
             "output": Option(str, "folder to write", REQUIRED),
+            "to": Option(str, "write the data set in the layout of this domain: oncology (one HDF5 file per modality)"),
+            "encoder": Option(str, "with --to: none writes modalities as they are, pca their principal components"),
+            "width": Option(positive_whole, "with --encoder=pca: components of a modality at most (64 unless given)"),
             "set": SHARED["set"],
         },
     ),

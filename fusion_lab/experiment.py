@@ -15,6 +15,7 @@ from fusion_lab.config import Config, assign, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
 from fusion_lab.data.activity.settings import ActivityConfig
+from fusion_lab.data.oncology.settings import OncologyConfig
 from fusion_lab.data.raw import Records
 from fusion_lab.data.scaling import Scaler, ScalingConfig
 from fusion_lab.data.splits import FoldsConfig, make_folds
@@ -29,17 +30,38 @@ from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.training.plan import Plan, TrainingConfig
 from fusion_lab.zoo import FAMILIES
+from fusion_lab.zoo.hcat import HcatConfig
 from fusion_lab.zoo.sensor_fusion import SensorFusionConfig
 from fusion_lab.zoo.token_fusion import TokenFusionConfig
 
-DataConfig = Annotated[SyntheticConfig | TableConfig | ActivityConfig, Field(discriminator="domain")]
-ModelConfig = Annotated[TokenFusionConfig | SensorFusionConfig, Field(discriminator="family")]
+DataConfig = Annotated[SyntheticConfig | TableConfig | ActivityConfig | OncologyConfig, Field(discriminator="domain")]
+ModelConfig = Annotated[TokenFusionConfig | SensorFusionConfig | HcatConfig, Field(discriminator="family")]
 
 SECTION_SWITCHES = {"model": "family", "data": "domain"}
 """Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
 
 BESIDE = ("name", "description", "selected", "final", "promotion", "evaluation")
 """Settings that change nothing of what a cross-validation computes."""
+
+SHORT_NAMES = {
+    **{
+        name: f"model.{name}"
+        for name in (
+            "moddrop",
+            "moddrop_mode",
+            "emb_noise",
+            "n_impute_iterations",
+            "alpha_con",
+            "alpha_kl",
+            "alpha_impute",
+            "contrastive_temp",
+        )
+    },
+    "alpha_surv": "objective.task_weights.survival",
+    "alpha_rec": "objective.task_weights.recurrence",
+    "mc_samples": "evaluation.mc_samples",
+}
+"""Options by the names that users of EnhancedHCAT know, in a file or on the command line, and where they are kept."""
 
 LONGEST_NAME = 200
 
@@ -79,6 +101,7 @@ class Experiment(Config):
         """The settings that decide what comes out, whatever it is called and wherever its files lie."""
         settings = {k: v for k, v in self.resolved().items() if k not in BESIDE}
         settings["data"].pop("root", None)
+        settings["training"].pop("checkpoints")  # what is kept beside the weights that answer
         return settings
 
 
@@ -125,7 +148,9 @@ def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     >>> override({"model": {"family": "a", "d_model": 8}}, {"model.depth": 2, "model.family": "b"})
     {'model': {'family': 'b', 'depth': 2}}
     """
-    changed = deepcopy(dict(tree))
+    changed, overrides = deepcopy(dict(tree)), _spelled_out(overrides)
+    for name in SHORT_NAMES.keys() & changed.keys():
+        assign(changed, SHORT_NAMES[name], changed.pop(name))
     switches = [f"{section}.{key}" for section, key in SECTION_SWITCHES.items()]
     for path in switches:
         if path in overrides:
@@ -137,6 +162,18 @@ def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         if path not in switches:
             assign(changed, path, deepcopy(value))
     return changed
+
+
+def _spelled_out(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Short names as the paths that they stand for.
+
+    Raises:
+        ConfigError: a setting is given by both.
+    """
+    twice = next((name for name in overrides if name in SHORT_NAMES and SHORT_NAMES[name] in overrides), None)
+    if twice is not None:
+        raise ConfigError(f"{twice}: expected this or {SHORT_NAMES[twice]}, which is the same setting, found both")
+    return {SHORT_NAMES.get(path, path): value for path, value in overrides.items()}
 
 
 def resolve(tree: Mapping[str, Any], source: str) -> Experiment:
@@ -199,7 +236,7 @@ class Materials:
             dataset=self.dataset,
             folds=self.folds,
             scaler=self._scaler(experiment.scaling),
-            objective=Objective(experiment.objective, self.spec),
+            objective=Objective(experiment.objective, self.spec, family.penalties),
             optimisers=(experiment.optimiser,) * len(self.folds),
             training=experiment.training,
             augmentation=experiment.augmentation,

@@ -227,8 +227,10 @@ def at_epoch(patch: pytest.MonkeyPatch, what: str, epoch: int, act: Callable[[],
     watch = Progress.watch
     acted: list[str] = []
 
-    def watch_and_act(self: Progress, shown: str, tail: Callable[[], str] = lambda: "") -> Callable[..., Decision]:
-        tell = watch(self, shown, tail)
+    def watch_and_act(
+        self: Progress, shown: str, tail: Callable[[], str] = lambda: "", score: str = "score"
+    ) -> Callable[..., Decision]:
+        tell = watch(self, shown, tail, score)
 
         def tell_and_act(evaluation: Evaluation) -> Decision:
             if (shown, evaluation.epoch) == (what, epoch) and not acted:

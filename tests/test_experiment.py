@@ -15,7 +15,7 @@ from fusion_lab.config import dump_yaml, load_yaml, parse_yaml
 from fusion_lab.contracts import ConfigError
 from fusion_lab.data.scaling import ScalingConfig
 from fusion_lab.data.synthetic import SyntheticConfig
-from fusion_lab.experiment import Materials, find, override, read_experiment, resolve
+from fusion_lab.experiment import SHORT_NAMES, Materials, find, override, read_experiment, resolve
 from fusion_lab.search.space import check_space, parse_space
 from fusion_lab.search.study import read_study
 
@@ -96,7 +96,7 @@ def test_another_domain_starts_its_section_anew():
 
 FAULTS = {
     "model: {family: tokn_fusion}": "f.yaml: model.family: unknown 'tokn_fusion' (did you mean 'token_fusion'?)",
-    "model: {family: [a]}": "f.yaml: model.family: unknown ['a'] (known: sensor_fusion, token_fusion)",
+    "model: {family: [a]}": "f.yaml: model.family: unknown ['a'] (known: hcat, sensor_fusion, token_fusion)",
     "model: {d_modle: 8}": "f.yaml: model.d_modle: unknown key (did you mean 'd_model'?)",
     "model: {d_model: 8, nhead: 3}": "f.yaml: model: expected d_model to be a multiple of nhead, found 8 and 3",
     "model: null": "f.yaml: model: expected an object, found null",
@@ -119,6 +119,16 @@ def test_a_fault_is_told_in_one_line(text):
         resolve(tree, "f.yaml")
     assert str(error.value).startswith(FAULTS[text])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("short", "path"), SHORT_NAMES.items())
+def test_a_short_name_is_the_setting_that_it_stands_for(short, path):
+    tree = load_yaml(ROOT / "experiments" / "oncology.yaml")
+    value = "per_batch" if short == "moddrop_mode" else 3
+    spelled = override(tree, {path: value})
+    assert override(tree, {short: value}) == spelled == override(tree | {short: value}, {}) != tree
+    with pytest.raises(ConfigError, match=f"^{short}: expected this or {path}, which is the same setting, found both"):
+        override(tree, {short: value, path: value})
 
 
 def test_overrides_leave_the_tree_they_go_over():

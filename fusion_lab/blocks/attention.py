@@ -131,12 +131,12 @@ def _pool(weights: Tensor, tokens: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """``D -> 4 D -> D`` with GELU and dropout inside."""
+    """``D -> ratio D -> D`` with GELU and dropout inside."""
 
-    def __init__(self, groups: int, width: int, dropout: float) -> None:
+    def __init__(self, groups: int, width: int, dropout: float, ratio: int = 4) -> None:
         super().__init__()
-        self.up = GroupedLinear(groups, width, 4 * width)
-        self.down = GroupedLinear(groups, 4 * width, width)
+        self.up = GroupedLinear(groups, width, ratio * width)
+        self.down = GroupedLinear(groups, ratio * width, width)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
@@ -144,15 +144,15 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer (Xiong et al., 2020) without a final norm."""
+    """Pre-norm transformer layer (Xiong et al., 2020) without a final norm; its feed-forward is ``ratio`` D wide."""
 
-    def __init__(self, groups: int, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, groups: int, width: int, heads: int, dropout: float, ratio: int = 4) -> None:
         super().__init__()
         self.norm_attention = GroupedNorm(groups, width)
         self.attention = Attention(groups, width, heads, dropout)
         self.drop_attention = Dropout(dropout)
         self.norm_feed = GroupedNorm(groups, width)
-        self.feed = FeedForward(groups, width, dropout)
+        self.feed = FeedForward(groups, width, dropout, ratio)
         self.drop_feed = Dropout(dropout)
 
     def forward(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from math import prod
+from math import prod, sqrt
 
 import numpy as np
 import torch
@@ -82,6 +82,12 @@ def count_draws(forward: Callable[[Noise], object], device: torch.device) -> int
     with torch.no_grad():
         forward(counter)
     return counter.taken
+
+
+def normal(noise: Noise, like: Tensor) -> Tensor:
+    """Standard normal values of the shape and type of ``like``: the quantiles of 65,536 equal shares, up to 4.2."""
+    exact = torch.promote_types(like.dtype, torch.float32)  # half precision would round the outermost to 1
+    return (torch.erfinv((noise.take(like.shape).to(exact) + 0.5) * (2.0 / LEVELS)) * sqrt(2.0)).to(like.dtype)
 
 
 class Dropout(nn.Module):

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import Dataset, Spec
-from fusion_lab.data import activity, synthetic, synthetic_records, table
+from fusion_lab.data import activity, oncology, synthetic, synthetic_records, table
+from fusion_lab.data.oncology.writing import write as write_oncology
 from fusion_lab.data.raw import Records
 
 
@@ -18,6 +19,8 @@ class Domain(NamedTuple):
     ``records(config, labelled=True, spec=None)``: the raw rows of the data set, or, not ``labelled``, rows without
     targets for a model trained on ``spec``. ``prepare(config, output, tell)``: writes the data set to the folder
     ``output`` in a form that loads faster, and tells what it does; ``None`` of a domain that has none.
+    ``write(dataset, output, encoder, tell, *, width=None)``: writes any data set in the layout of this domain, its
+    modalities encoded as said; ``None`` of a domain that has no layout of its own.
     """
 
     config: type[Config]
@@ -25,12 +28,14 @@ class Domain(NamedTuple):
     load: Callable[[Any], Dataset]
     records: Callable[..., Records]
     prepare: Callable[[Any, Path, Callable[[str], None]], None] | None = None
+    write: Callable[..., None] | None = None
 
 
 DOMAINS: dict[str, Domain] = {
     "synthetic": Domain(synthetic.SyntheticConfig, synthetic.spec, synthetic.load, synthetic_records.records),
     "table": Domain(table.TableConfig, table.spec, table.load, table.records),
     "activity": Domain(activity.ActivityConfig, activity.spec, activity.load, activity.records, activity.prepare),
+    "oncology": Domain(oncology.OncologyConfig, oncology.spec, oncology.load, oncology.records, write=write_oncology),
 }
 
 __all__ = ["DOMAINS", "Domain"]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fusion_lab.contracts import DataError
+from fusion_lab.data.hdf5_files import open_hdf5
 from fusion_lab.data.npz import npz_arrays, npz_names
 from fusion_lab.data.readers import (
     Table,
@@ -113,7 +114,7 @@ def _read(root: Path, place: ArrayPlace) -> tuple[dict[str, np.ndarray], Table]:
 
 def _hdf5_beside(path: Path, key: str, names: Iterable[str]) -> dict[str, np.ndarray]:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             folder = file[key].parent
             arrays = {}
             for name in names:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,12 @@ FEWEST_ROWS = 20
 FEWEST_OF_A_CLASS = 5
 """... of which each side holds this many: among thousands of features some separate fewer by chance."""
 _BLOCK = 64  # columns ranked at once: ranks take several times the memory of the values
+
+_OUTCOME = re.compile(
+    r"\b(recurren\w*|recurred|relaps\w*|progress\w*|metasta\w*|death|dead|died|deceased|mortality|surviv\w*|outcomes?"
+    r"|follow ?up|(days|months|years|time) (to|until)|vital status|last (contact|information)|[rpde]fs)\b"
+)
+_BASELINE = re.compile(r"\b(primar\w* metasta\w*|at diagnosis|baseline|prior|previous\w*|history)\b")
 
 
 def check_dataset(
@@ -42,6 +49,7 @@ def check_dataset(
     return (
         *_coverage(dataset, valid),
         *(note for m in dataset.spec.modalities for note in _constant_features(dataset, m)),
+        *(note for m in dataset.spec.modalities for note in _outcomes_by_name(m)),
         *(note for m in dataset.spec.modalities for note in _leaks(dataset, m, valid[m.name], where, leakage_auroc)),
     )
 
@@ -68,6 +76,26 @@ def separation(values: np.ndarray, observed: np.ndarray, positive: np.ndarray) -
     enough = (np.minimum(ones, zeros) >= FEWEST_OF_A_CLASS) & (ones + zeros >= FEWEST_ROWS)
     auroc = above / np.where(enough, ones * zeros, 1)
     return np.where(enough, np.maximum(auroc, 1 - auroc), np.nan)
+
+
+def speak_of_outcome(names: Sequence[str]) -> str:
+    """The first few of the names that speak of an outcome, or of the time to it, and not of what was known before.
+
+    >>> speak_of_outcome(["age", "daysToRecurrence", "progress_1", "primarily_metastasis", "progesterone"])
+    'daysToRecurrence, progress_1'
+    """
+    return _first_few([name for name in names if _OUTCOME.search(_words(name)) and not _BASELINE.search(_words(name))])
+
+
+def _words(name: str) -> str:
+    """A name's words and numbers in lower case, a blank between them."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return " ".join(re.findall(r"[a-z]+|[0-9]+", apart.lower()))
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"{', '.join(names[:4])}{more}"
 
 
 def _check_labels(dataset: ArrayDataset, task: Task, place: str) -> None:
@@ -104,8 +132,14 @@ def _constant_features(dataset: ArrayDataset, modality: Modality) -> Iterator[st
     high = np.where(observed, values, -np.inf).max(axis=0)
     names = [f.name for f, same in zip(modality.features, low >= high, strict=True) if same and f.kind != "category"]
     if names:
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        yield f"{modality.name}: never varies in the rows used: {', '.join(names[:4])}{more}"
+        yield f"{modality.name}: never varies in the rows used: {_first_few(names)}"
+
+
+def _outcomes_by_name(modality: Modality) -> Iterator[str]:
+    """Only a note: what a column holds is told by its values, and those that tell the label are looked for."""
+    names = speak_of_outcome(modality.columns)
+    if names:
+        yield f"{modality.name}: named after an outcome: {names}: known before it? (leave out what is not with ignore)"
 
 
 class _Candidates(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.stats import norm
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import UNKNOWN, ConfigError, Feature, Modality, Provenance, Source, Spec, Task, content_hash
+from fusion_lab.data import shared_factors
 from fusion_lab.data.arrays import ArrayDataset
 
 LOUDNESS = 3.0
@@ -43,10 +44,14 @@ class Planting(Config):
                     chance that it shows the row's own, and nothing else tells
     pointer         one useful modality per row carries the label's sign, marked by a cue in its columns; the others
                     carry a random sign without the cue. With a single useful sequence or bag: one of its positions
+    shared          a few common factors, of which every useful modality shows two well and the others faintly, beside
+                    factors of its own: each task is a direction of the common ones
     =============== ==========================================================================================
 
     ``signal`` is the slope of the log odds over the standardised score, 0 makes labels independent of every input;
-    ``noise`` the columns' own deviation. ``missing_modalities``, ``missing_cells`` and ``unknown_labels`` are shares.
+    ``noise`` the columns' own deviation. ``missing_modalities``, ``missing_cells`` and ``unknown_labels`` are shares,
+    and so is ``poor_quality``, of shared factors only: of the modalities of rows whose quality is anything from 0.1 to
+    1, which is the correlation of the factors that the modality shows with the row's own.
     """
 
     rows: int = Field(default=400, ge=1)
@@ -54,7 +59,8 @@ class Planting(Config):
     missing_modalities: float = Field(default=0.0, ge=0, lt=1)
     missing_cells: float = Field(default=0.0, ge=0, lt=1)
     unknown_labels: float = Field(default=0.0, ge=0, lt=1)
-    planted: Literal["interaction", "pointer", "additive", "quality"] = "interaction"
+    poor_quality: float = Field(default=0.0, ge=0, le=1)
+    planted: Literal["interaction", "pointer", "additive", "quality", "shared"] = "interaction"
     signal: float = Field(default=2.0, ge=0)
     main_effect: float = Field(default=0.0, ge=0)
     noise: float = Field(default=1.0, gt=0)
@@ -67,12 +73,14 @@ class Truth:
 
     ``attention`` of a pointer is the share each place deserves: [R,M] over the modalities, or [R,length] over the
     positions of the one useful modality; all 0 where what carries the label is missing. ``oracle`` is the score that
-    the labels were drawn from, [R], or [R,T] of a task per step, seen as if no modality were missing.
+    the labels were drawn from, [R], or [R,T] of a task per step, seen as if no modality were missing. ``hidden`` is
+    shaped as the inputs and holds what they do, and where a modality or a number is missing what would have been there.
     """
 
     useful: tuple[str, ...]
     attention: Array | None
     oracle: Leaves
+    hidden: Leaves
 
 
 class Generated(NamedTuple):
@@ -129,13 +137,14 @@ def generate(
         group=None if group is None else _numbered("group", group),
     )
     oracle = {t.name: planted.score(t, i) for i, t in enumerate(like.tasks)}
-    return Generated(dataset, Truth(useful, planted.attention, oracle))
+    return Generated(dataset, Truth(useful, planted.attention, oracle, inputs))
 
 
 @dataclass(frozen=True)
 class _Planted:
     """What every modality is to show. ``main`` and ``side`` are two directions in its columns, [R] or [R,length] each.
 
+    ``shown``, [R,width] over the raw columns of a modality, takes their place where the plan is of shared factors.
     ``terms`` [R,P] and, for the sequences whose steps a task labels, ``step_terms`` [R,T,P] make the score with
     ``weights`` [P].
     """
@@ -147,6 +156,7 @@ class _Planted:
     step_terms: dict[tuple[str, ...], Array]
     weights: Array
     attention: Array | None = None
+    shown: Leaves = field(default_factory=dict)
 
     def score(self, task: Task, index: int) -> Array:
         """The standardised score of a task; tasks differ in which term weighs most."""
@@ -155,6 +165,13 @@ class _Planted:
 
 
 def check_planting(like: Spec, plan: Planting, useful: tuple[str, ...]) -> None:
+    """Refuses what cannot be planted in data of the spec ``like`` whose ``useful`` modalities these are.
+
+    Raises:
+        ConfigError: a modality or sequence that the spec does not have, fewer useful ones than the plan needs, a
+            pointer without room for its cue, a task per step without a useful sequence, with sequences of several
+            lengths or where a row has one label only, a poor quality that the plan has no place for.
+    """
     kinds = {m.name: m.kind for m in like.modalities}
     unknown = [name for name in useful if name not in kinds]
     if unknown:
@@ -163,6 +180,10 @@ def check_planting(like: Spec, plan: Planting, useful: tuple[str, ...]) -> None:
         raise ConfigError("modalities: expected at least one useful modality, found none")
     if plan.planted == "interaction" and len(useful) < 2:
         raise ConfigError(f"planted: interaction expects at least two useful modalities, found {len(useful)}")
+    if plan.poor_quality and plan.planted != "shared":
+        raise ConfigError(f"poor_quality: expected 0 unless shared factors are planted, found {plan.poor_quality:g}")
+    if plan.planted in ("pointer", "shared") and any(t.per_step for t in like.tasks):
+        raise ConfigError(f"planted: {plan.planted} expects one label per row, found a task per step")
     if plan.planted == "pointer":
         _check_pointer(like, useful)
     for task in like.tasks:
@@ -182,8 +203,6 @@ def _check_steps(like: Spec, task: Task, useful: tuple[str, ...]) -> None:
 
 
 def _check_pointer(like: Spec, useful: tuple[str, ...]) -> None:
-    if any(t.per_step for t in like.tasks):
-        raise ConfigError("planted: pointer expects one label per row, found a task per step")
     if len(useful) == 1 and like.modality(useful[0]).kind == "vector":
         raise ConfigError("planted: pointer expects two useful modalities, or one sequence or bag, found one vector")
     for name in useful:
@@ -227,6 +246,8 @@ def _plant(like: Spec, plan: Planting, useful: tuple[str, ...], valid: Leaves) -
     quality = {name: np.ones(plan.rows) for name in latent}
     if plan.planted == "pointer":
         return _pointer(like, plan, useful, valid, latent, quality)
+    if plan.planted == "shared":
+        return _shared(like, plan, useful, valid, latent)
     shown = {name: np.arange(plan.rows) for name in latent}  # the row whose latent is shown
     if plan.planted == "quality":
         quality = {name: _rng(plan, f"{name} quality").choice(QUALITIES, plan.rows) for name in latent}
@@ -304,6 +325,18 @@ def _pointer(
     return _Planted(main, side, quality, terms, {}, np.ones(1), target.astype(np.float32))
 
 
+def _shared(like: Spec, plan: Planting, useful: tuple[str, ...], valid: Leaves, latent: Leaves) -> _Planted:
+    factors = _rng(plan, "factors").standard_normal((plan.rows, shared_factors.FACTORS))
+    quality = {n: shared_factors.draw_quality(plan.rows, plan.poor_quality, _rng(plan, f"{n} quality")) for n in latent}
+    shown = {}
+    for place, name in enumerate(useful):
+        seen = shared_factors.blurred(factors, quality[name], _rng(plan, f"{name} blur"))
+        width = len(_sources(like.modality(name)))
+        shown[name] = shared_factors.columns(seen, place, width, LOUDNESS, _rng(plan, f"{name} factors"))
+    main = {name: _somewhere(z, valid[name], plan, name) for name, z in latent.items()}
+    return _Planted(main, {}, quality, factors, {}, shared_factors.DIRECTION, shown=shown)
+
+
 def _pick(there: Array, rng: np.random.Generator) -> Array:
     """One of the places that are there in each row, bool like ``there``; none where none is."""
     draw = np.where(there, rng.random(there.shape), np.inf)
@@ -338,24 +371,35 @@ def _columns(modality: Modality, planted: _Planted, plan: Planting, group: Array
 
 
 def _raw(modality: Modality, width: int, planted: _Planted, plan: Planting, group: Array | None) -> Array:
-    """Unscaled raw columns, float32 [R,width] or [R,length,width]: two directions, a group's offset, and noise.
-
-    Each direction has every other column; the only column of a sequence has both.
-    """
+    """Unscaled raw columns, float32 [R,width] or [R,length,width]: what is planted, a group's offset, and noise."""
     shape = (plan.rows, *modality.shape[:-1], width)
-    side = planted.side.get(modality.name)
+    raw = plan.noise * _rng(plan, f"{modality.name} noise").standard_normal(shape, dtype=np.float32)
+    if modality.name in planted.shown:
+        raw += _over_positions(planted.shown[modality.name], shape)
+    else:
+        _add_directions(raw, planted, modality.name, _rng(plan, f"{modality.name} directions"))
+    if group is not None:
+        offset = _rng(plan, f"{modality.name} groups").standard_normal((plan.groups or 0, width), dtype=np.float32)
+        raw += GROUP_EFFECT * plan.noise * _over_positions(offset[group], shape)
+    return raw
+
+
+def _add_directions(raw: Array, planted: _Planted, name: str, rng: np.random.Generator) -> None:
+    """Adds the modality's two directions: each has every other column, the only column of a sequence has both."""
+    width = raw.shape[-1]
+    side = planted.side.get(name)
     odd = np.arange(width) % 2 == 1
     of_main = ~odd if side is not None and width > 1 else np.ones(width, dtype=bool)
     of_side = odd if width > 1 else np.ones(width, dtype=bool)
-    turn = _rng(plan, f"{modality.name} directions").choice([-LOUDNESS, LOUDNESS], width)
-    raw = plan.noise * _rng(plan, f"{modality.name} noise").standard_normal(shape, dtype=np.float32)
-    raw += _along(planted.main[modality.name], shape) * (turn * of_main / np.sqrt(of_main.sum())).astype(np.float32)
+    turn = rng.choice([-LOUDNESS, LOUDNESS], width)
+    raw += _along(planted.main[name], raw.shape) * (turn * of_main / np.sqrt(of_main.sum())).astype(np.float32)
     if side is not None:
-        raw += _along(side, shape) * (turn * of_side / np.sqrt(of_side.sum())).astype(np.float32)
-    if group is not None:
-        offset = _rng(plan, f"{modality.name} groups").standard_normal((plan.groups or 0, width), dtype=np.float32)
-        raw += GROUP_EFFECT * plan.noise * offset[group].reshape(plan.rows, *[1] * (len(shape) - 2), width)
-    return raw
+        raw += _along(side, raw.shape) * (turn * of_side / np.sqrt(of_side.sum())).astype(np.float32)
+
+
+def _over_positions(values: Array, shape: tuple[int, ...]) -> Array:
+    """[R,width], the same at every position: float32 with axes of size 1 between, up to those of ``shape``."""
+    return values.astype(np.float32).reshape(len(values), *[1] * (len(shape) - 2), shape[-1])
 
 
 def _along(latent: Array, shape: tuple[int, ...]) -> Array:

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ import pyarrow.parquet
 
 from fusion_lab.config import nearest
 from fusion_lab.contracts import DataError
+from fusion_lab.data.hdf5_files import open_hdf5
 from fusion_lab.data.npz import LARGEST_COMPRESSION, npz_arrays, npz_shapes
 
 MISSING = frozenset({"", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL"})
@@ -292,7 +294,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_hdf5(path: Path, key: str | None, companions: Sequence[str]) -> pd.DataFrame:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             arrays = _hdf5_arrays(f"{path}#{key}" if key else str(path), file, key, companions)
     except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected a readable HDF5 file, found: {first_line(error)}") from None
@@ -343,7 +345,11 @@ def _hdf5_arrays(shown: str, file: h5py.File, key: str | None, companions: Seque
             groups = ", ".join(map(_name, node)) or "nothing"
             raise DataError(f"{shown}: expected datasets, found {groups} (name a group with key)")
     reference = next((name for name in companions if name in datasets), next(iter(datasets)))
-    arrays = {name: hdf5_array(f"{shown}: dataset {name!r}", dataset) for name, dataset in datasets.items()}
+    deep = next((name for name, dataset in datasets.items() if dataset.ndim == 3), None)
+    if deep is not None:
+        found = f"shape {datasets[deep].shape} (an array of sequences or bags is named itself with key)"
+        raise DataError(f"{shown}: dataset {deep!r}: expected one or two dimensions, found {found}")
+    arrays = {name: hdf5_array(f"{shown}: dataset {name!r}", dataset, (1, 2)) for name, dataset in datasets.items()}
     for name, array in arrays.items():
         if len(array) != len(arrays[reference]):
             expected = f"{len(arrays[reference])} rows as in {reference!r}"
@@ -357,22 +363,25 @@ def _name(name: str | bytes) -> str:
     return " ".join(text.splitlines()).strip()
 
 
-def hdf5_array(shown: str, dataset: h5py.Dataset, dims: Sequence[int] = (1, 2)) -> np.ndarray:
+def hdf5_array(shown: str, dataset: h5py.Dataset, dims: Sequence[int]) -> np.ndarray:
     """A data set of numbers or text, of as many dimensions as one of ``dims``; ``shown`` is what errors call it."""
     if dataset.ndim not in dims:
-        expected = " or ".join(_COUNTS[n] for n in dims)
-        hint = " (an array of sequences or bags is named itself with key)" if dataset.ndim == 3 else ""
-        raise DataError(f"{shown}: expected {expected} dimensions, found shape {dataset.shape}{hint}")
+        expected = f"{' or '.join(_COUNTS[n] for n in dims)} dimension{'s' * (max(dims) > 1)}"
+        raise DataError(f"{shown}: expected {expected}, found shape {dataset.shape}")
     try:
         dtype = dataset.dtype
     except (TypeError, ValueError) as error:  # h5py's answer to a type it has no NumPy counterpart of
         raise DataError(f"{shown}: expected numbers or text, found: {first_line(error)}") from None
+    if dtype.itemsize * prod(dataset.shape) > LARGEST_COMPRESSION * dataset.file.id.get_filesize():
+        raise DataError(f"{shown}: expected an array that fits the file, found shape {dataset.shape} (a damaged file)")
     if h5py.check_string_dtype(dtype) is not None:
-        return dataset.asstr()[()]
+        try:
+            return dataset.asstr("utf-8")[()]
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{error.object[error.start]:02x}"
+            raise DataError(f"{shown}: expected UTF-8 text, found {found}") from None
     if dtype.kind not in "biuf":
         raise DataError(f"{shown}: expected numbers or text, found type {dtype}")
-    if dataset.nbytes > LARGEST_COMPRESSION * dataset.file.id.get_filesize():
-        raise DataError(f"{shown}: expected an array that fits the file, found shape {dataset.shape} (a damaged file)")
     array = dataset[()]
     return array.astype(np.float32) if array.dtype == np.float16 else array
 

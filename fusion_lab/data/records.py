@@ -16,15 +16,16 @@ from fusion_lab.data.readers import Table
 def records_of(dataset: ArrayDataset) -> Records:
     """Raw rows that :func:`fusion_lab.data.raw.encode` makes the data set's inputs and masks of again.
 
-    A line per valid position, a column per feature, all of them numeric; a missing cell is NaN. Every row spans all T
-    positions, so that a line stays at its index.
+    A line per valid position, a column per feature, all of them numbers (0 and 1 of a binary one); NaN is missing.
+    Every row spans all T positions, so that a line stays at its index.
     """
     return Records(dataset.ids, {m.name: _raw(dataset, m) for m in dataset.spec.modalities})
 
 
 def _raw(dataset: ArrayDataset, modality: Modality) -> RawModality:
     name = modality.name
-    assert all(feature.kind == "numeric" for feature in modality.features), f"{name}: not all features are numbers"
+    numbers = all(f.kind in ("numeric", "binary") and f.category is None for f in modality.features)
+    assert numbers, f"{name}: not all features are numbers"
     valid = dataset.valid[name].numpy()
     row, *position = np.nonzero(valid)
     cells = np.where(dataset.observed[name].numpy(), dataset.inputs[name].numpy(), np.float32(np.nan))[valid]

@@ -44,16 +44,33 @@ class TargetsConfig(Config):
 
 
 class TableConfig(Config):
-    """A data set in files. The targets' ids are its rows; a modality's rows with other ids are left out."""
+    """A data set in files. The targets' ids are its rows; a modality's rows with other ids are left out.
+
+    ``use``: the modalities that are read, of those described; all of them unless given.
+    """
 
     domain: Literal["table"] = "table"
     root: str = "."  # folder of the files; data=FOLDER on the command line
     id: str
     targets: TargetsConfig
     modalities: Annotated[dict[str, ModalityConfig], AfterValidator(usable_names)] = Field(min_length=1)
+    use: tuple[str, ...] | None = Field(default=None, min_length=1)
     group: str | None = None  # column of the targets table: rows of a group are never split
     ids: Literal["plain", "hash"] = "plain"  # hash: neither appears in any output; errors do name them
     leakage_auroc: float = Field(default=0.98, gt=0.5, le=1)  # a single feature above this is noted
+
+    @model_validator(mode="after")
+    def _used(self) -> TableConfig:
+        """Leaves out the modalities that are not used, so that nothing else need know of them."""
+        use = self.use or tuple(self.modalities)
+        unknown = next((name for name in use if name not in self.modalities), None)
+        if unknown is not None:
+            raise ValueError(
+                f"use: expected names of modalities, found {unknown!r}{nearest(unknown, [*self.modalities])}"
+            )
+        used = {name: settings for name, settings in self.modalities.items() if name in use}
+        object.__setattr__(self, "modalities", used)  # settings are frozen once they are made
+        return self
 
     @model_validator(mode="after")
     def _steps_fit(self) -> TableConfig:

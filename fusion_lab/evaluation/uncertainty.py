@@ -21,7 +21,7 @@ class Spread(NamedTuple):
     ``mean``: predictive probabilities or values. ``entropy``, nats, of the predictive mean, and ``information``, the
     mutual information of answer and weights: the entropy less the mean over passes of their entropies (Houlsby et al.
     2011, "Bayesian Active Learning for Classification and Preference Learning"). ``std`` of a regression's values
-    (ddof 1; NaN of one pass). What a task's kind does not have is ``None``.
+    or of the positive class's probability (ddof 1; NaN of one pass). What a task's kind does not have is ``None``.
     """
 
     mean: np.ndarray
@@ -34,25 +34,22 @@ def over_passes(passes: Iterable[Scores], spec: Spec) -> dict[str, Spread]:
     """``{task: Spread}`` of passes' scores, shaped as in :class:`~fusion_lab.contracts.Predictions`; one pass is held
     at a time.
     """
-    count = 0
+    count, nothing = 0, np.zeros(())
     mean: dict[str, np.ndarray] = {}
-    other: dict[str, np.ndarray] = {}  # mean entropy, or sum of squared deviations
+    squares: dict[str, np.ndarray] = {}  # sum of squared deviations
+    own: dict[str, np.ndarray] = {}  # mean entropy of single passes
     for scores in passes:
         count += 1
         for task in spec.tasks:
-            score = scores[task.name].astype(float)
-            own = entropy(task, score) if task.classes else np.zeros_like(score)
-            if count == 1:
-                mean[task.name], other[task.name] = score, own
-                continue
-            step = score - mean[task.name]
-            mean[task.name] = mean[task.name] + step / count
+            name, score = task.name, scores[task.name].astype(float)
+            step = score - mean.get(name, nothing)
+            mean[name] = mean.get(name, nothing) + step / count
+            squares[name] = squares.get(name, nothing) + step * (score - mean[name])  # Welford (1962)
             if task.classes:
-                other[task.name] = other[task.name] + (own - other[task.name]) / count
-            else:  # Welford (1962)
-                other[task.name] = other[task.name] + step * (score - mean[task.name])
+                before = own.get(name, nothing)
+                own[name] = before + (entropy(task, score) - before) / count
     assert count, "no pass"
-    return {task.name: _spread(task, mean[task.name], other[task.name], count) for task in spec.tasks}
+    return {t.name: _spread(t, mean[t.name], squares[t.name], own.get(t.name), count) for t in spec.tasks}
 
 
 def entropy(task: Task, score: np.ndarray) -> np.ndarray:
@@ -84,9 +81,10 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
-def _spread(task: Task, mean: np.ndarray, other: np.ndarray, count: int) -> Spread:
-    if not task.classes:
-        std = np.sqrt(other / (count - 1)) if count > 1 else np.full_like(mean, np.nan)
+def _spread(task: Task, mean: np.ndarray, squares: np.ndarray, own: np.ndarray | None, count: int) -> Spread:
+    std = np.sqrt(squares / (count - 1)) if count > 1 else np.full_like(mean, np.nan)
+    if own is None:
         return Spread(mean, std=std)
     whole = entropy(task, mean)
-    return Spread(mean, whole, np.maximum(whole - other, 0.0))  # below 0 by rounding alone
+    information = np.maximum(whole - own, 0.0)  # below 0 by rounding alone
+    return Spread(mean, whole, information, None if task.kind == "multiclass" else std)

@@ -1,8 +1,11 @@
-"""What the cells of a sweep share and leave behind: materials that are loaded once, and a folder for each cell."""
+"""What the cells of a sweep share and leave behind: materials that are loaded once, a folder for each cell, and what
+their runs and the sweep's are told of them.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,10 +16,16 @@ from typing import Any
 from fusion_lab.contracts import Predictions, content_hash
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Experiment, Materials
+from fusion_lab.jobs.results import Scored
+from fusion_lab.report.comparison import Report
+from fusion_lab.search.sweep import Cell
+from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 
 GROUP_TAG, CELL_TAG, SAME_TAG, REFERENCE_TAG = (f"fusion_lab.{n}" for n in ("group", "cell", "same_as", "reference"))
 """Tags of a cell's run: its group, its name in the group, the cell that is the same, and ``true`` where others are held
 against it, ``false`` where they no longer are."""
+CELL = "cell"
+"""The kind of a cell's run, and of its line in the comparison."""
 PREDICTIONS, RESULT = "predictions.npz", "result.json"
 """Files of a cell that is finished; the second is written last."""
 
@@ -85,3 +94,50 @@ def load_cell(folder: Path, fingerprint: str) -> Done | None:
     if not is_finished(folder, fingerprint):
         return None
     return Done(load_predictions(folder / PREDICTIONS), json.loads((folder / RESULT).read_text()))
+
+
+def cell_description(cell: Cell, sweep: str, materials: Materials, scored: Scored, again: str, same: str = "") -> str:
+    """A cell's run in words; ``sweep`` is its sweep's name, ``same`` the cell that is the same configuration."""
+    experiment = cell.experiment
+    settings = ", ".join(f"`{path}`: {json.dumps(value)}" for path, value in cell.settings.items())
+    twin = f" The same configuration as {same}, which was computed once." if same else ""
+    what = f"Cell {cell.label} of sweep {sweep}, group {cell.group} ({settings}).{twin} Its whole experiment, for"
+    what = f"{what} `fusion-lab train --experiment`, is `config.yaml` among its files."
+    protocol = protocol_sentence(materials.folds, experiment.folds.seed, experiment.training.restore)
+    scores = Scores(f"{cell.label} (selected)" if experiment.selected else cell.label, scored.summary)
+    facts = data_facts(materials.dataset)
+    return describe(what, facts, protocol, again, scores, split="test", notes=materials.folds.notes)
+
+
+def best_cell(report: Report) -> str:
+    """Name of the cell with the highest validation headline, "" where none has one; test rows have no say."""
+    if report.comparison is None:
+        return ""
+    found = {}
+    for name in dict.fromkeys(line.entry for line in report.lines if line.kind == CELL and line.entry):
+        standing = report.comparison.standing(name, report.headline.key, "val")
+        if standing is not None and math.isfinite(standing.value):
+            found[name] = standing.value
+    return max(found, key=lambda name: found[name], default="")
+
+
+def sweep_metrics(report: Report) -> dict[str, float]:
+    """How many cells there are and are missing, and the scores of :func:`best_cell` under the names that a study's best
+    trial has.
+    """
+    cells, best = [line for line in report.lines if line.kind == CELL], best_cell(report)
+    missing = sum(not line.entry for line in cells)
+    metrics: dict[str, float] = {"cells_finished": len(cells) - missing, "cells_missing": missing}
+    if not best or report.comparison is None:
+        return metrics
+    for split, shown in (("val", "val"), ("test", "test_selected")):
+        for measure in report.comparison.measures:
+            standing = report.comparison.standing(best, measure.key, split)
+            if standing is None:
+                continue
+            name = f"{shown}/{measure.key}{'_pooled' if standing.pooled else ''}"
+            found = {name: standing.value, f"{name}_ci_low": standing.low, f"{name}_ci_high": standing.high}
+            metrics |= {name: value for name, value in found.items() if math.isfinite(value)}
+            if (split, measure.key) == ("val", report.headline.key):
+                metrics["objective"] = standing.value
+    return metrics

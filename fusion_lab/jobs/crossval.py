@@ -12,7 +12,7 @@ from fusion_lab.contracts import Predictions
 from fusion_lab.evaluation.entries import FoldFacts
 from fusion_lab.experiment import Experiment, Materials
 from fusion_lab.jobs.progress import Progress
-from fusion_lab.jobs.results import Scored
+from fusion_lab.jobs.results import Scored, watched_name
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import RowNames
 from fusion_lab.tracking.provenance import dataset_input, environment
@@ -42,7 +42,8 @@ def cross_validate_in(
     describe_run(run, chosen, materials)
     if checkpoint.exists():
         progress.line(f"continues from {checkpoint}")
-    return cross_validate(plan, progress.watch(name), checkpoint)
+    score = watched_name(materials.spec, chosen.training.monitor)
+    return cross_validate(plan, progress.watch(name, score=score), checkpoint)
 
 
 def describe_run(run: Run, chosen: Experiment, materials: Materials) -> None:

@@ -1,5 +1,5 @@
 """What is found out about a trained configuration beside its scores: how far its probabilities can be trusted, what it
-does without some modalities, how fast it is, and what it says of whole recordings.
+does without some modalities, how fast it is, what it says of whole recordings, and of every single row.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from pyarrow import parquet
 
 from fusion_lab.blocks.randomness import generator
 from fusion_lab.contracts import Predictions, Task
@@ -21,6 +19,7 @@ from fusion_lab.evaluation.folds import score_folds, summarise
 from fusion_lab.evaluation.labelled import Told, labelled, told_scores
 from fusion_lab.evaluation.metrics import top_label
 from fusion_lab.evaluation.recordings import by_recording, group_table, mixed_recordings
+from fusion_lab.evaluation.rows import imputations, rows_table
 from fusion_lab.evaluation.settings import EvaluationConfig
 from fusion_lab.evaluation.subsets import SubsetScores, choose_subsets, worth
 from fusion_lab.evaluation.thresholds import fold_thresholds
@@ -29,14 +28,16 @@ from fusion_lab.experiment import Materials
 from fusion_lab.jobs import evaluation_lines as lines
 from fusion_lab.jobs.final import Trained
 from fusion_lab.jobs.progress import Progress
+from fusion_lab.jobs.rows_table import imputation_lines, imputation_numbers, table_file
 from fusion_lab.report.calibration import calibration_dict
+from fusion_lab.report.confidence import confidence_dict
 from fusion_lab.report.drawing import Draw, draw_here
 from fusion_lab.report.subsets import subsets_dict
 from fusion_lab.tracking.names import safe_parts
+from fusion_lab.tracking.predictions import parquet_bytes
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.trial import PER_FOLD, summary_metrics
 from fusion_lab.training.probe import Latency, Probe
-from fusion_lab.training.targets import TargetScale
 
 FOLDER = "evaluation"
 RESULTS = f"{FOLDER}/results.json"
@@ -75,15 +76,19 @@ class _Evaluation:
         self.spec, self.dataset = materials.spec, materials.dataset
         self.predictions, self.test = trained.predictions, trained.predictions.of("test")
         self.thresholds = fold_thresholds(self.predictions, self.spec)
-        self.probe = Probe(materials.plan(trained.experiment), trained.weights, _target_scale(trained, materials))
+        self.probe = Probe(materials.plan(trained.experiment), trained.weights, trained.target_scale(materials.spec))
         rows, real = self.probe.rows
         assert np.array_equal(rows[real], self.test.row), "predictions in another order than their folds"
         self.results: dict[str, Any] = {}
+        self.spreads: Mapping[str, Spread] | None = None  # over passes with dropout, once they were made
         self.metrics: dict[str, dict[str, float]] = {task.name: {} for task in self.spec.tasks}
 
     def run(self) -> list[str]:
+        """All of it, one part after the other; returns the lines to be shown. The run gets :data:`RESULTS` and the
+        metrics at the end.
+        """
         latency = self._latency()  # before there are figures, whose drawing would disturb the clock
-        told = [*self._scores(), *self._recordings(), *self._subsets(), *self._uncertainty(), *latency]
+        told = [*self._scores(), *self._recordings(), *self._subsets(), *self._uncertainty(), *self._rows(), *latency]
         experiment = self.trained.experiment
         about = {
             "name": experiment.name,
@@ -165,13 +170,13 @@ class _Evaluation:
         self.progress.now("passes with dropout")
         if not self.probe.has_dropout:
             return ["MC dropout: the model has no dropout, so that all passes would be one"]
-        spreads = over_passes(self.probe.passes(self.config.mc_samples), self.spec)
+        self.spreads = spreads = over_passes(self.probe.passes(self.config.mc_samples), self.spec)
         mean = replace(self.test, score={task: spread.mean for task, spread in spreads.items()})
         found = {t.name: self._task_uncertainty(t, spreads[t.name], mean) for t in self.spec.tasks}
         payload = {"passes": self.config.mc_samples, "tasks": found}
         self.to.json(f"{FOLDER}/uncertainty.json", payload)
         table = uncertainty_table(mean, spreads, self.materials)
-        self.to.bytes(f"{FOLDER}/uncertainty.parquet", partial(_parquet, table))
+        self.to.bytes(f"{FOLDER}/uncertainty.parquet", partial(parquet_bytes, table))
         for task, of in found.items():
             values = {**of["mean"], **of["errors"]}
             self.metrics[task] |= {f"mc_{name}": v for name, v in values.items() if isinstance(v, float)}  # no counts
@@ -208,6 +213,20 @@ class _Evaluation:
             scores |= {name: getattr(found, name) for name in ERRORS}
         return scores
 
+    def _rows(self) -> list[str]:
+        """Every test row by itself, after :meth:`_uncertainty`; and what was imputed, where anything was."""
+        self.progress.now("the table of rows")
+        inputs, maps = self.probe.inputs(), self.probe.modality_maps()
+        table = rows_table(self.test, self.spec, self.thresholds, self.dataset, inputs, maps, self.spreads)
+        self.to.bytes(*table_file(f"{FOLDER}/rows", table))
+        found = imputations(inputs, maps, self.spec)
+        if not found:
+            return []
+        payload = confidence_dict(found, len(table))
+        self.to.bytes(f"{FOLDER}/confidence.png", partial(self.draw, "confidence", payload))
+        self.results["imputation"] = imputation_numbers(payload)
+        return imputation_lines(payload)
+
     def _latency(self) -> list[str]:
         if not self.config.latency_rows:
             return []
@@ -243,7 +262,7 @@ class _Evaluation:
 def uncertainty_table(mean: Predictions, spreads: Mapping[str, Spread], materials: Materials) -> pa.Table:
     """A line per test row (and step) and task: ``id``, ``fold``, ``task``, ``step`` (0 without steps), ``target`` (null
     where unknown), ``predicted`` (class code or mean value), ``confidence``, ``entropy``, ``mutual_information``,
-    ``std``; null what the task's kind does not have.
+    ``std`` (of a binary task, of the positive class's probability); null what the task's kind does not have.
     """
     return pa.concat_tables(
         [_task_table(task, mean, spreads[task.name], materials.dataset.ids) for task in materials.spec.tasks]
@@ -275,22 +294,6 @@ def _task_table(task: Task, mean: Predictions, spread: Spread, ids: np.ndarray) 
             "std": column(spread.std),
         }
     )
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
-
-
-def _target_scale(trained: Trained, materials: Materials) -> TargetScale:
-    """Of the folds' training rows, as their checkpoints hold it."""
-    tasks = [task.name for task in materials.spec.tasks if task.kind == "regression"]
-    parts = (
-        {t: torch.tensor([c["target_scale"][t][part] for c in trained.checkpoints], dtype=torch.float64) for t in tasks}
-        for part in ("mean", "std")
-    )
-    return TargetScale(*parts)
 
 
 def _flat(scores: Mapping[str, Told]) -> dict[str, Any]:

@@ -62,6 +62,16 @@ class Trained:
     def best_epochs(self) -> list[int]:
         return [checkpoint["best_epoch"] for checkpoint in self.checkpoints]
 
+    def target_scale(self, spec: Spec) -> TargetScale:
+        """Of the folds' training rows, as their checkpoints hold it."""
+        tasks = [task.name for task in spec.tasks if task.kind == "regression"]
+        found = [checkpoint["target_scale"] for checkpoint in self.checkpoints]
+        mean, std = (
+            {task: torch.tensor([of[task][part] for of in found], dtype=torch.float64) for task in tasks}
+            for part in ("mean", "std")
+        )
+        return TargetScale(mean, std)
+
     @classmethod
     def of(cls, experiment: Experiment, result: CrossValidation) -> Trained:
         folds = result.folds
@@ -157,19 +167,9 @@ def temperatures(predictions: Predictions, spec: Spec) -> dict[str, float]:
 def _ensemble(trained: Trained, materials: Materials) -> Networks:
     names = list(trained.weights[0])
     weights = {name: torch.stack([fold[name] for fold in trained.weights]) for name in names}
-    tasks = [task.name for task in materials.spec.tasks if task.kind == "regression"]
-    mean, std = (
-        {t: torch.tensor([c["target_scale"][t][part] for c in trained.checkpoints], dtype=torch.float64) for t in tasks}
-        for part in ("mean", "std")
-    )
-    experiment = trained.experiment
-    return Networks(
-        experiment.model.model_dump(mode="json"),
-        materials.spec,
-        weights,
-        materials.scaler(experiment.scaling),
-        TargetScale(mean, std),
-    )
+    experiment, spec = trained.experiment, materials.spec
+    config, scaler = experiment.model.model_dump(mode="json"), materials.scaler(experiment.scaling)
+    return Networks(config, spec, weights, scaler, trained.target_scale(spec))
 
 
 def _refit(

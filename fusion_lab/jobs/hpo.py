@@ -20,7 +20,7 @@ from fusion_lab.jobs.evaluation import evaluate
 from fusion_lab.jobs.final import Trained, enter, link_checkpoints
 from fusion_lab.jobs.kept import drop_others, how_many, keep_trial, kept_folder
 from fusion_lab.jobs.progress import Progress, duration, shown
-from fusion_lab.jobs.results import Scored, fairest, is_pooled, table
+from fusion_lab.jobs.results import Scored, fairest, is_pooled, table, watched_name
 from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.study_report import predictions_file, report_study, save_study_view
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines
@@ -29,7 +29,7 @@ from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Sugg
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.registry import Registry
 from fusion_lab.tracking.runs import Run
-from fusion_lab.tracking.sweep import STATE
+from fusion_lab.tracking.stale import STATE
 from fusion_lab.tracking.trial import EXECUTION, Outcome, log_cross_validation, log_figures
 from fusion_lab.training import (
     CONTINUE,
@@ -223,7 +223,8 @@ class _Search:
 
     def _on_eval(self, suggestion: Suggestion) -> OnEval:
         self._show()
-        show = self.progress.watch(f"trial {suggestion.number}", self._best_so_far)
+        score = watched_name(self.materials.spec, self.monitor)
+        show = self.progress.watch(f"trial {suggestion.number}", self._best_so_far, score)
 
         def on_eval(evaluation: Evaluation) -> Decision:
             show(evaluation)
@@ -273,7 +274,8 @@ class _Search:
         self.done += 1
         left = (time.monotonic() - self.started) / self.done * (total - done)
         folds = shown(scored.headlines["val"].folds.tolist())
-        line = f"trial {suggestion.number:3d} ({done}/{total})  {self.value:.3f}  folds {folds}  {duration(seconds)}"
+        score = f"{watched_name(self.materials.spec, self.monitor)} {self.value:.3f}"
+        line = f"trial {suggestion.number:3d} ({done}/{total})  {score}  folds {folds}  {duration(seconds)}"
         best = "" if state.startswith("best") else self._best_so_far()
         about = f"  about {duration(left)} left" if done < total else ""
         self.progress.line(f"{line}{'  ' + state if state else ''}{best}{about}")

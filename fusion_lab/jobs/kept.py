@@ -4,7 +4,6 @@ end.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from fusion_lab.jobs.summary import SUMMARY, training_summary
 from fusion_lab.report.curves import curves_html
 from fusion_lab.tracking.attention import PAGE, attention_bytes, attention_html, drawn_maps
-from fusion_lab.tracking.runs import Run
-from fusion_lab.tracking.trial import Outcome, checkpoint_dict
+from fusion_lab.tracking.runs import Run, json_bytes
+from fusion_lab.tracking.trial import Outcome, checkpoint_files
 
 
 def kept_folder(study: Path, number: int) -> Path:
@@ -33,13 +33,16 @@ def how_many(keep: str) -> int:
 
 
 def keep_trial(folder: Path, outcome: Outcome) -> None:
-    """Makes ``folder`` of a trial's weights, curves and maps, with every row's attention, whole or not at all."""
+    """Makes ``folder`` of a trial: weights, summary, curves and maps, with every row's attention, whole or not at
+    all.
+    """
     half = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(half, ignore_errors=True)
-    (half / "checkpoints").mkdir(parents=True)
-    for fold in outcome.result.folds:
-        save_file(fold.weights, half / "checkpoints" / f"fold{fold.fold}.safetensors")
-        (half / "checkpoints" / f"fold{fold.fold}.json").write_text(json.dumps(checkpoint_dict(fold)))
+    for file in checkpoint_files(outcome.result.folds):
+        (half / file.path).parent.mkdir(parents=True, exist_ok=True)
+        save_file(file.weights, half / f"{file.path}.safetensors")
+        (half / f"{file.path}.json").write_bytes(json_bytes(file.told))
+    (half / SUMMARY).write_bytes(json_bytes(training_summary(outcome)))
     (half / "curves.html").write_text(curves_html(outcome.result.folds))
     _save_maps(half, outcome)
     shutil.rmtree(folder, ignore_errors=True)

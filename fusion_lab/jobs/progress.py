@@ -108,6 +108,7 @@ class _Training:
     what: str
     evaluation: Evaluation
     at: float
+    score: str = "score"
 
     def left(self, now: float) -> float:
         """Seconds, if every fold goes on to the last epoch."""
@@ -116,14 +117,14 @@ class _Training:
 
     def told(self, now: float) -> str:
         seen = self.evaluation
-        epoch, score = f"epoch {seen.epoch}/{seen.epochs}", f"score {seen.value:.3f}"
+        epoch, score = f"epoch {seen.epoch}/{seen.epochs}", f"{self.score} {seen.value:.3f}"
         folds = f"folds {shown(seen.fold_scores)} ({len(seen.running)} running)"
         return f"{self.what}  {epoch}  {score}  {folds}  at most {duration(self.left(now))} left"
 
     def rows(self, now: float) -> list[Row]:
         seen = self.evaluation
         bar, epoch = Bar(seen.epoch, seen.epochs), Part(f"{seen.epoch}/{seen.epochs} epochs")
-        score, left = Part(f"score {seen.value:.3f}", "bold"), Part(f"at most {duration(self.left(now))} left")
+        score, left = Part(f"{self.score} {seen.value:.3f}", "bold"), Part(f"at most {duration(self.left(now))} left")
         head = f"folds, {len(seen.running)} of {len(seen.fold_scores)} running*"
         return [Line((Part(self.what), bar, epoch, score, left)), Flow(head, fold_cells(seen))]
 
@@ -196,15 +197,17 @@ class Progress:
         """
         self._study = _Study(done, total, self._safe(best), self._safe(beside), left, self._clock())
 
-    def watch(self, what: str, tail: Callable[[], str] = lambda: "") -> Callable[[Evaluation], Decision]:
-        """An ``on_eval`` that tells of every epoch: folds still running, the score so far, the time left of this
-        training. ``tail`` ends the lines that are written where there is no terminal.
+    def watch(
+        self, what: str, tail: Callable[[], str] = lambda: "", score: str = "score"
+    ) -> Callable[[Evaluation], Decision]:
+        """An ``on_eval`` that tells of every epoch: folds still running, the score so far under the name ``score``, the
+        time left of this training. ``tail`` ends the lines that are written where there is no terminal.
         """
         if self.terminal:
             self.now(what)
 
         def tell(evaluation: Evaluation) -> Decision:
-            self._show(_Training(self._safe(what), evaluation, self._clock()), tail)
+            self._show(_Training(self._safe(what), evaluation, self._clock(), self._safe(score)), tail)
             return CONTINUE
 
         return tell

@@ -115,6 +115,11 @@ def headline_key(spec: Spec, monitor: str) -> str:
     return "loss" if monitor == "loss" else score_key(spec, monitor)
 
 
+def watched_name(spec: Spec, monitor: str) -> str:
+    """What the value that a training reports is called while it goes on; of a watched loss it is the negative."""
+    return "score" if monitor == "loss" else f"val {headline_name(spec, monitor)}"
+
+
 def score_key(spec: Spec, monitor: str) -> str:
     """The metric that comparisons go by in one word, also beside a watched loss: ``score`` where tasks differ."""
     metrics = {headline_metric(task, monitor) for task in spec.tasks}

@@ -13,8 +13,8 @@ from types import FrameType
 
 from fusion_lab.tracking.errors import told
 from fusion_lab.tracking.runs import Run
+from fusion_lab.tracking.stale import close_stale_runs
 from fusion_lab.tracking.store import Store
-from fusion_lab.tracking.sweep import close_stale_runs
 
 KIND, STUDY = "fusion_lab.kind", "fusion_lab.study"
 """Tags: what a run is (``study``, ``trial``, ``baseline``, ``train``), and the study it belongs to."""

@@ -158,7 +158,7 @@ def _describe(
     what = f"{study.base.description}\n\nA search of {len(study.ended())} trials over {searched}; best: {winner.name}."
     best = fairest(baselines, "val")
     beside = Scores(best.name, best.summary) if best else None
-    protocol = protocol_sentence(materials.folds, study.base.folds.seed)
+    protocol = protocol_sentence(materials.folds, study.base.folds.seed, study.base.training.restore)
     notes = [*materials.folds.notes, OPTIMISTIC]
     scores = Scores(winner.label("val"), winner.summary)
     place.run.describe(describe(what, data_facts(materials.dataset), protocol, again, scores, beside, "val", notes))

@@ -14,20 +14,24 @@ from fusion_lab.evaluation.entries import Entry
 from fusion_lab.experiment import Experiment, Materials, find, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
 from fusion_lab.jobs.cells import (
+    CELL,
     CELL_TAG,
     GROUP_TAG,
     REFERENCE_TAG,
     SAME_TAG,
     Done,
     Shelf,
+    best_cell,
+    cell_description,
     is_finished,
     load_cell,
     save_cell,
+    sweep_metrics,
 )
 from fusion_lab.jobs.comparing import FILES, log_report, made_report, save_report
 from fusion_lab.jobs.crossval import SPLITS, cross_validate_in, log_configuration, log_known, names_and_folds
 from fusion_lab.jobs.progress import Progress, duration, shown
-from fusion_lab.jobs.results import Scored
+from fusion_lab.jobs.results import Headline, Scored
 from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
 from fusion_lab.report.comparison import OPTIMISTIC, Line, Report, note_lines, table_lines
@@ -38,12 +42,13 @@ from fusion_lab.tracking.descriptions import data_facts, describe, protocol_sent
 from fusion_lab.tracking.errors import told as store_told
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.runs import Run
-from fusion_lab.tracking.sweep import STATE
+from fusion_lab.tracking.stale import STATE
 from fusion_lab.tracking.trial import log_figures
 from fusion_lab.training import Diverged
 
 STUDIES = Path("studies")
-CELL, BASELINES = "cell", "baselines"
+BASELINES = "baselines"
+BEST_TAG = "fusion_lab.best_cell"
 ROWS_TAG = "fusion_lab.rows"
 """Tag of a baseline's run: which data and folds it is of, for those of a sweep may change."""
 MISSING = 1
@@ -151,10 +156,14 @@ class _Sweep:
         return self.base.training.monitor
 
     def run(self, source: str) -> Result:
+        """Baselines, cells in the order of the file, and the page that compares them; ``source`` is the sweep's file.
+        A cell whose training diverges leaves a gap, and the others go on.
+        """
         self._begin(source)
         materials = self.shelf.get(self.base)
         fingerprint = materials.fingerprint(self.base)
-        facts, protocol = data_facts(materials.dataset), protocol_sentence(materials.folds, self.base.folds.seed)
+        facts, seed = data_facts(materials.dataset), self.base.folds.seed
+        protocol = protocol_sentence(materials.folds, seed, self.base.training.restore)
         baselines = self._run_baselines(materials)
         self.shelf.release(self.base)
         del materials
@@ -164,6 +173,10 @@ class _Sweep:
         self.progress.now("the comparison")
         report = self._report(source, baselines, fingerprint)
         what = f"Sweep {source}: {len(self.cells)} configurations of {self.base.name} on the same folds."
+        best = best_cell(report)
+        self.place.run.metrics(sweep_metrics(report))
+        self.place.run.tags({BEST_TAG: best} if best else {})
+        what += f" The best by validation rows is {best}; metrics are its." if best else ""
         self.place.run.describe(describe(what, facts, protocol, self.again, notes=[OPTIMISTIC, *report.notes]))
         log_report(self.place.run, report)
         page, *_ = save_report(report, self.folder / FILES[0])
@@ -239,7 +252,8 @@ class _Sweep:
             materials = self.shelf.get(cell.experiment)
             scored = Scored.of(cell.label, CELL, done.predictions, materials, self.monitor)
             with self._child(cell) as run:
-                run.tags({SAME_TAG: same.label, "mlflow.note.content": told} if same else {})
+                run.tags({SAME_TAG: same.label} if same else {})
+                self._describe(run, cell, scored, same)
                 log_known(run, cell.experiment, materials, done.predictions, scored, done.numbers)
                 run.flush()
             done = Done(done.predictions, {**done.facts, "run": run.id})
@@ -266,6 +280,7 @@ class _Sweep:
             save_cell(self.folder / cell.folder, done)
             scored = Scored.of(cell.label, CELL, result.predictions, materials, self.monitor)
             outcome = log_configuration(run, cell.experiment, materials, result, scored)
+            self._describe(run, cell, scored)
             run.flush()
             run.tags({STATE: "complete"})
             run.flush()  # not behind the figures: a kill while they are drawn leaves the run of a cell that counts
@@ -275,12 +290,16 @@ class _Sweep:
         self._tell(cell, what, scored, result.seconds)
         return done
 
+    def _describe(self, run: Run, cell: Cell, scored: Scored, same: Cell | None = None) -> None:
+        materials, twin = self.shelf.get(cell.experiment), same.label if same else ""
+        run.describe(cell_description(cell, self.name, materials, scored, self.again, twin))
+
     def _tell(self, cell: Cell, what: str, scored: Scored, seconds: float) -> None:
         keys = {self.fingerprints[c.group, c.name] for c in self.cells if not self._is_finished(c)}
         left = len(keys - set(self.done) - set(self.failed) - {self.fingerprints[cell.group, cell.name]})
         about = f"  about {duration(self.seconds / self.trained * left)} left" if left else ""
         test, val = scored.headlines["test"], scored.headlines["val"]
-        told = f"val {val.value:.3f}  test {test.value:.3f}  test folds {shown(test.folds.tolist())}"
+        told = f"val {val.name} {_number(val)}  test {_number(test)}  test folds {shown(test.folds.tolist())}"
         self.progress.line(f"{what}  {told}  {duration(seconds)}{about}")
 
     def _fail(self, key: str, run: Run, what: str, why: str) -> None:
@@ -356,6 +375,10 @@ class _Sweep:
             self.place.run.tags({"failure": told})
             self.place.run.close("FAILED")
         return missing
+
+
+def _number(headline: Headline) -> str:
+    return f"{'pooled ' if headline.undefined else ''}{headline.value:.3f}"
 
 
 def _identity(materials: Materials) -> str:

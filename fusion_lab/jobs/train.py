@@ -15,6 +15,7 @@ from fusion_lab.jobs.final import Trained, enter, link_checkpoints
 from fusion_lab.jobs.progress import Progress, duration
 from fusion_lab.jobs.results import Scored, by_fold_lines, fairest, table
 from fusion_lab.jobs.session import Session, session
+from fusion_lab.jobs.summary import SUMMARY, training_summary
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lines
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 from fusion_lab.tracking.registry import Registry
@@ -98,6 +99,7 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
 
 def _log(chosen: Experiment, materials: Materials, place: Session, result: CrossValidation, scored: Scored) -> None:
     outcome = log_configuration(place.run, chosen, materials, result, scored, keep_checkpoints=True)
+    place.run.json(SUMMARY, training_summary(outcome))
     log_figures(place.run, outcome, interactive=True)
     if chosen.selected:
         place.run.tags({"fusion_lab.estimate": f"selected by {chosen.selected}: out-of-fold scores are optimistic"})
@@ -106,7 +108,8 @@ def _log(chosen: Experiment, materials: Materials, place: Session, result: Cross
 def _describe(chosen: Experiment, materials: Materials, place: Session, rows: list[Scored], again: str) -> None:
     best = fairest(rows[1:], "test")
     beside = Scores(best.name, best.summary) if best else None
-    facts, protocol = data_facts(materials.dataset), protocol_sentence(materials.folds, chosen.folds.seed)
+    protocol = protocol_sentence(materials.folds, chosen.folds.seed, chosen.training.restore)
+    facts = data_facts(materials.dataset)
     what = chosen.description or f"Cross-validation of {chosen.name}, family {chosen.model.family}."
     notes = [*materials.folds.notes, *_selection(chosen)]
     scores = Scores(rows[0].label("test"), rows[0].summary)

@@ -15,6 +15,9 @@ class Objective:
     """``objective(output, batch, class_weights) -> scalar``; a row counts with ``batch.weight`` where its label is
     known.
 
+    Models give penalties while they train and only then: the objective of answers, such as the validation loss, holds
+    task losses alone, and its curve lies below that of training rows by what the penalties add there.
+
     Args:
         config: losses and weights.
         spec: the tasks.
@@ -25,6 +28,7 @@ class Objective:
     """
 
     def __init__(self, config: ObjectiveConfig, spec: Spec, penalties: tuple[str, ...] = ()) -> None:
+        assert "loss" not in penalties, "the name of their sum in the curves"
         names = [t.name for t in spec.tasks]
         for what, weights, known in (
             ("task", config.task_weights, names),
@@ -80,6 +84,11 @@ class Objective:
                 share = counts.sum(1, keepdim=True) / counts.clamp(min=1) / (counts > 0).sum(1, keepdim=True)
                 weights[task.name] = torch.where(counts > 0, share, torch.zeros(()))
         return weights
+
+
+def mean_penalties(output: Output, batch: Batch) -> dict[str, Tensor]:
+    """Mean of each penalty over the rows, before it is weighted: what a curve shows. No gradient passes."""
+    return {name: _masked_mean(penalty.detach(), batch.weight) for name, penalty in output.penalties.items()}
 
 
 def _masked_mean(values: Tensor, counted: Tensor) -> Tensor:

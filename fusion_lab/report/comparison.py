@@ -21,6 +21,8 @@ ON = {
     "folds": "folds of the same groups, each with its own rows",
 }
 """What two configurations were held against each other on."""
+HOLLOW = "all folds' rows together"
+"""What a hollow marker says of a score, and of a difference of two."""
 OPTIMISTIC = (
     "Choosing the best of these configurations by its test rows makes that score optimistic: choose by validation"
     " scores, and report the chosen one's test score."
@@ -236,7 +238,7 @@ RED = style.OKABE_ITO[1]
 def colour_of(report: Report, name: str) -> str:
     """Blue for configurations, green for baselines."""
     kind = next(line.kind for line in report.lines if line.entry == name)
-    return style.OKABE_ITO[2] if kind == "baseline" else style.OKABE_ITO[0]
+    return style.BASELINE if kind == "baseline" else style.MODEL
 
 
 def _score_panel(axes: Axes, report: Report, names: Sequence[str]) -> None:
@@ -250,7 +252,7 @@ def _score_panel(axes: Axes, report: Report, names: Sequence[str]) -> None:
             axes.hlines(place, standing.low, standing.high, color=colour, linewidth=2)
         face = "white" if standing.pooled else colour
         axes.plot([standing.value], [place], "o", color=colour, markerfacecolor=face, markersize=6)
-    title = "test rows: mean over folds and 95 % interval\n(hollow: all folds' rows together; grey: single folds)"
+    title = f"test rows: mean over folds and 95 % interval\n(hollow: {HOLLOW}; grey: single folds)"
     style.plain(axes, title, _axis(report), "")
     axes.title.set_fontsize(style.FONT - 1)
 
@@ -268,13 +270,13 @@ def _difference_panel(axes: Axes, report: Report, names: Sequence[str]) -> None:
             apart, colour = found.corrected < SEPARATE, colour_of(report, name)
             if math.isfinite(low):
                 axes.hlines(place, low, high, color=colour, linewidth=2)
-            axes.plot([value], [place], "D" if apart else "o", color=colour, markersize=6)
+            face = "white" if found.pooled else colour
+            axes.plot([value], [place], "D" if apart else "o", color=colour, markerfacecolor=face, markersize=6)
             told = f"p {number(found.corrected)}" + ("" if found.basis == "rows" else f", on {found.basis}")
         at = ("axes fraction", "data")
         axes.annotate(f"  {told}", (1, place), xycoords=at, va="center", fontsize=style.FONT - 1)
-    title = (
-        f"minus {style.shortened(comparison.reference, 30)}, 95 % interval\n(p after Holm; diamond: below {SEPARATE})"
-    )
+    reference = style.shortened(comparison.reference, 30)
+    title = f"minus {reference}, 95 % interval\n(p after Holm, diamond: below {SEPARATE}; hollow: as on the left)"
     style.plain(axes, title, f"difference in {report.called(report.headline.key)}", "")
     axes.title.set_fontsize(style.FONT - 1)
 

@@ -12,6 +12,7 @@ from plotly import graph_objects as go
 from fusion_lab.evaluation.comparison import SEPARATE, Comparison, Contrast, Measure
 from fusion_lab.report import style
 from fusion_lab.report.comparison import (
+    HOLLOW,
     ON,
     OPTIMISTIC,
     Line,
@@ -120,17 +121,18 @@ def _forest(report: Report, comparison: Comparison) -> go.Figure:
     names = [name for name in report.entries if name != comparison.reference]
     for place, measure in enumerate(comparison.measures):
         found = [c for c in (comparison.contrast(name, measure.key) for name in names) if c is not None]
-        for apart in (True, False):
-            part = [c for c in found if (c.corrected < SEPARATE) == apart]
-            figure.add_scatter(**_differences(report, part, apart), visible=place == 0)
+        for trace in (_differences(report, found), _beside(report, found)):
+            figure.add_scatter(**trace, visible=place == 0)
             shown.append(place)
+    for trace in _keys(comparison):
+        figure.add_scatter(**trace)
     figure.add_vline(0, line={"color": style.GREY, "width": 1})
     buttons = [
         {
             "label": report.called(measure.key),
             "method": "update",
             "args": [
-                {"visible": [at == place for at in shown]},
+                {"visible": [at == place for at in shown] + [True] * (len(figure.data) - len(shown))},
                 {"xaxis.title.text": _difference_axis(report, measure)},
             ],
         }
@@ -143,6 +145,8 @@ def _forest(report: Report, comparison: Comparison) -> go.Figure:
     figure.update_layout(updatemenus=[menu])
     title = f"Difference from {comparison.reference}, 95 % interval; p after Holm"
     style.layout(figure, title, 190 + 30 * len(names))
+    # p stands in a margin of its own: beside a marker the line at zero would cross it
+    figure.update_layout(xaxis={"domain": [0, 0.9]}, xaxis2={"domain": [0.9, 1], "range": [0, 1], "visible": False})
     return figure.update_layout(legend={"orientation": "h", "y": -90 / (190 + 30 * max(len(names), 1))})
 
 
@@ -151,7 +155,7 @@ def _difference_axis(report: Report, measure: Measure) -> str:
     return f"difference in test {report.called(measure.key)} ({better} is better)"
 
 
-def _differences(report: Report, found: Sequence[Contrast], apart: bool) -> dict[str, object]:
+def _differences(report: Report, found: Sequence[Contrast]) -> dict[str, object]:
     """Arguments of one scatter."""
     value, low, high = (np.array([c.difference[i] for c in found], dtype=float) for i in range(3))
     reach = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
@@ -162,16 +166,60 @@ def _differences(report: Report, found: Sequence[Contrast], apart: bool) -> dict
     return {
         "x": value,
         "y": [html.escape(style.shortened(report.label(c.name), 60)) for c in found],
-        "mode": "markers+text",
-        "name": f"corrected p below {SEPARATE}" if apart else "not told apart from chance",
-        "marker": {"symbol": "diamond" if apart else "circle-open", "size": 11, "color": colour, "line": {"width": 2}},
+        "mode": "markers",
+        "showlegend": False,
+        "marker": {
+            "symbol": [_symbol(c) for c in found],
+            "size": 11,
+            "color": colour,
+            "line": {"width": 2, "color": colour},
+        },
         "error_x": {"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": "#444444", **reach},
-        "text": [f"p {number(c.corrected)}" for c in found],
-        "textposition": "top center",
-        "textfont": {"size": 11},
         "customdata": told,
         "hovertemplate": "%{y}<br>%{x:.4f}<br>%{customdata}<extra></extra>",
     }
+
+
+def _symbol(found: Contrast) -> str:
+    """A diamond where the two are told apart, hollow where all folds' rows were taken together."""
+    return ("diamond" if found.corrected < SEPARATE else "circle") + ("-open" if found.pooled else "")
+
+
+def _beside(report: Report, found: Sequence[Contrast]) -> dict[str, object]:
+    """Arguments of the scatter that tells p, to the right of the differences."""
+    return {
+        "x": [0.1] * len(found),
+        "y": [html.escape(style.shortened(report.label(c.name), 60)) for c in found],
+        "xaxis": "x2",
+        "mode": "text",
+        "text": [f"p {html.escape(number(c.corrected))}" for c in found],
+        "textposition": "middle right",
+        "textfont": {"size": 11},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _keys(comparison: Comparison) -> list[dict[str, object]]:
+    """Scatters of nothing: what shapes and colours say, for the legend."""
+    keys = [
+        (f"p after Holm below {SEPARATE}", "diamond", style.GREY),
+        ("not told apart from chance", "circle", style.GREY),
+        ("configuration", "square", style.MODEL),
+        ("baseline", "square", style.BASELINE),
+    ]
+    if any(found.pooled for found in comparison.contrasts):
+        keys.insert(2, (f"hollow: {HOLLOW}", "circle-open", style.GREY))
+    return [
+        {
+            "x": [None],
+            "y": [None],
+            "mode": "markers",
+            "name": html.escape(name),
+            "marker": {"symbol": symbol, "size": 11, "color": colour, "line": {"width": 2, "color": colour}},
+        }
+        for name, symbol, colour in keys
+    ]
 
 
 def _folds(report: Report, comparison: Comparison) -> go.Figure:
@@ -187,7 +235,7 @@ def _folds(report: Report, comparison: Comparison) -> go.Figure:
             y=scores,
             mode="lines+markers",
             name=html.escape(report.folds[place] if place < len(report.folds) else f"fold {place}"),
-            line={"width": 1, "color": style.colour(place), "dash": "solid" if place < len(style.OKABE_ITO) else "dot"},
+            line={"width": 1, **style.fold_line(place)},
             marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 8},
             hovertemplate="%{x}<br>%{y:.4f}<extra>%{fullData.name}</extra>",
         )
@@ -196,7 +244,8 @@ def _folds(report: Report, comparison: Comparison) -> go.Figure:
     figure.add_scatter(**line, marker={"symbol": "line-ew", "size": 26, "line": {"width": 3, "color": "#222222"}})
     figure.update_yaxes(title=f"test {report.called(key)}")
     chosen = "" if key == comparison.measures[0].key else f" ({report.called(key)}, which every fold has)"
-    return style.layout(figure, f"Each fold by itself, a line per fold{chosen}", 520)
+    style.layout(figure, f"Each fold by itself, a line per fold{chosen}", 520)
+    return figure.update_layout(legend={"itemsizing": "trace", "itemwidth": 48})
 
 
 def _fold_table(comparison: Comparison, names: Sequence[str], measure: Measure) -> np.ndarray:
@@ -274,8 +323,8 @@ def _how(report: Report, comparison: Comparison) -> str:
         " recording), the interval from drawing groups with replacement.",
         "Configurations whose rows differ (another length of chunks) are compared on the recordings that both have: a"
         " recording's prediction is the mean over its rows.",
-        "Blue are configurations, green baselines; a filled diamond is a difference told apart from chance, its p after"
-        f" Holm's correction below {SEPARATE}.",
+        "Blue are configurations, green baselines; a diamond is a difference told apart from chance, its p after Holm's"
+        f" correction below {SEPARATE}; a hollow marker is of {HOLLOW}, as some fold lacks the score.",
         "p values are two-sided. Holm's correction (1979) is for the number of comparisons shown for one metric; the"
         " table gives p before and after it.",
         "Intervals hold one difference at a time; they are not corrected for the number of comparisons. None of this"

@@ -98,31 +98,31 @@ def curves_png(folds: Sequence[FoldResult], title: str = "") -> bytes:
             text.set_transform(axes.transAxes)
         axes.autoscale_view()
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        style.plain(axes, heading, "epoch", style.axis_name(metric_of(names[0])))
+        style.plain(axes, heading, "epoch", style.axis_name(_metric(names[0])))
     style.heading(figure, _title(folds, title))
     return style.png(figure)
 
 
 def curves_html(folds: Sequence[FoldResult], title: str = "") -> str:
-    """The curves as an interactive page; a click on a fold's name hides it."""
+    """The curves as an interactive page; a click on a fold's name hides it.
+
+    One panel below the other: beside each other, axis titles would lie on the next panel where the page is narrow.
+    """
     panels = _panels(folds)
     headings = [html.escape(heading) for heading, _ in panels]
-    columns = min(2, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = make_subplots(rows, columns, subplot_titles=headings, vertical_spacing=0.3 / rows)
+    figure = make_subplots(len(panels), 1, subplot_titles=headings, vertical_spacing=0.3 / len(panels))
     for place, (_, names) in enumerate(panels):
-        row, column = 1 + place // columns, 1 + place % columns
+        at = {"row": 1 + place, "col": 1}
         for name in names:
             dash = "dot" if name == "train/loss" else "solid"
             for line in [*_fold_lines(folds, name, dash, place == 0), _mean_line(folds, name, dash, place == 0)]:
-                figure.add_trace(line, row=row, col=column)
-        figure.update_xaxes(title_text="epoch", row=row, col=column)
-        figure.update_yaxes(title_text=style.axis_name(metric_of(names[0])), row=row, col=column)
-    return style.page(
-        title or "Learning curves",
-        [style.layout(figure, _title(folds, title), 120 + 330 * rows)],
-        [_legend_note(panels)],
-    )
+                figure.add_trace(line, **at)
+        longest = max(len(f.history) for f in folds)
+        figure.update_xaxes(title_text="epoch", tickvals=style.whole_ticks(longest), **at)
+        figure.update_yaxes(title_text=style.axis_name(_metric(names[0])), **at)
+    style.layout(figure, _title(folds, title), 120 + 330 * len(panels))
+    figure.update_layout(legend={"itemsizing": "trace", "itemwidth": 48})  # so that dashes are seen
+    return style.page(title or "Learning curves", [figure], [_legend_note(panels)])
 
 
 def _carried(values: list[float], epoch: int, longest: int) -> np.ndarray:
@@ -157,6 +157,11 @@ def _overview(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
     return [panel for panel in panels if panel[1]]
 
 
+def _metric(name: str) -> str:
+    """A curve's metric as figures call it: the F1 that is watched is that of the most probable class, a macro F1."""
+    return "macro F1" if metric_of(name) == "f1" else metric_of(name)
+
+
 def _panels(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
     """Headings and curves: the losses together, the first score of each task, then the others."""
     names = curve_names(folds)
@@ -165,7 +170,7 @@ def _panels(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
     first = [n for n in scores if metric_of(n) == metric_of(scores[0])]
     ordered = first + [n for n in scores if n not in first]
     panels = [("loss", losses)] if losses else []
-    return panels + [(f"{task_of(n)}: validation {metric_of(n)}", [n]) for n in ordered]
+    return panels + [(f"{task_of(n)}: validation {style.metric_name(_metric(n))}", [n]) for n in ordered]
 
 
 def _title(folds: Sequence[FoldResult], title: str) -> str:
@@ -186,7 +191,7 @@ def _fold_lines(folds: Sequence[FoldResult], name: str, dash: str, legend: bool)
                 name=html.escape(fold.name),
                 legendgroup=f"fold {index}",
                 showlegend=legend and dash == "solid",
-                line={"color": style.colour(index), "dash": dash, "width": 1.3},
+                line={"width": 1.3, **style.fold_line(index), **({"dash": dash} if dash == "dot" else {})},
                 opacity=0.75,
             )
         )
@@ -201,10 +206,11 @@ def _mean_line(folds: Sequence[FoldResult], name: str, dash: str, legend: bool) 
         name="mean",
         legendgroup="mean",
         showlegend=legend and dash == "solid",
-        line={"color": "#333333", "dash": dash, "width": 3},
+        line={"color": "#000000", "dash": dash, "width": 4},
     )
 
 
 def _legend_note(panels: list[tuple[str, list[str]]]) -> str:
     dotted = "Dotted: training rows. " if any("train/loss" in names for _, names in panels) else ""
-    return f"{dotted}A fold that stopped early carries the value of its restored epoch forward in the mean."
+    carried = "A fold that stopped early carries the value of its restored epoch forward in the mean."
+    return f"Black and thick: the mean over folds. {dotted}{carried}"

@@ -21,6 +21,7 @@ from typing import IO, Any
 from fusion_lab.report.attention import summary_of
 from fusion_lab.report.attention_picture import attention_png
 from fusion_lab.report.calibration import calibration_png
+from fusion_lab.report.confidence import confidence_png
 from fusion_lab.report.curves import curves_png
 from fusion_lab.report.subsets import subsets_png
 from fusion_lab.training.results import FoldResult
@@ -49,6 +50,7 @@ DRAWERS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {
     "curves": draw_curves,
     "attention": draw_attention,
     "calibration": calibration_png,
+    "confidence": confidence_png,
     "subsets": subsets_png,
 }
 

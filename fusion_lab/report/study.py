@@ -8,14 +8,26 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fusion_lab.report import style
 
 MOST_BASELINES = 4
 MOST_SLICES = 9
-STATES = {"complete": ("o", style.OKABE_ITO[0]), "pruned": ("x", style.OKABE_ITO[4]), "failed": ("v", style.GREY)}
+STATES = {"complete": ("o", style.MODEL), "pruned": ("x", style.OKABE_ITO[4]), "failed": ("v", style.GREY)}
 """Marker and colour of a trial's state."""
+KINDS = {"trial": ("o", style.MODEL), "baseline": ("s", style.BASELINE)}
+"""Marker and colour of a line of the comparison."""
+RELIABLE = 50
+"""Complete trials below which importance is not to be relied on: it tells the best tenth of them from all, and is said
+to need five trials in that tenth (the notes of Optuna's PedAnovaImportanceEvaluator).
+"""
+SHARE = (
+    "how far the best tenth of the trials differs",
+    "from all in a parameter, as a share",
+    "of the sum over all parameters (PED-ANOVA)",
+)
+"""What importance is, in lines for a narrow axis."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,16 @@ class Study:
     @property
     def estimate(self) -> str:
         """What the comparison's numbers are."""
-        return f"{'pooled' if self.pooled else 'mean'} over folds and 95% interval"
+        return f"{'pooled' if self.pooled else 'mean'} over folds and 95 % interval"
+
+    @property
+    def importance_note(self) -> str:
+        """What importance was computed from, "" where it was not."""
+        if not len(self.importance.dropna()):
+            return ""
+        trials, parameters = len(self.complete), len(self.importance.dropna())
+        rests = f"from {style.counted(trials, 'complete trial')}, of {style.counted(parameters, 'parameter')}"
+        return f"{rests}: not to be relied on below {RELIABLE} trials" if trials < RELIABLE else rests
 
     @property
     def baselines(self) -> pd.DataFrame:
@@ -85,16 +106,17 @@ def history_png(study: Study) -> bytes:
 
 
 def comparison_png(study: Study) -> bytes:
-    """Scores with their 95% intervals, the best on top; trials filled, baselines hollow."""
+    """Scores with their 95 % intervals, the best on top; baselines are squares, pooled scores hollow."""
     scores = ordered_scores(study)
     figure = style.new_figure(9.0, 1.3 + 0.32 * len(scores))
     axes = figure.subplots()
     at = np.arange(len(scores))
-    for kind, colour, face in (("trial", style.OKABE_ITO[0], None), ("baseline", style.OKABE_ITO[1], "white")):
+    for kind, (marker, colour) in KINDS.items():
         of = (scores["kind"] == kind).to_numpy()
         part = scores[of]
+        face = "white" if study.pooled else colour
         axes.hlines(at[of], part["ci_low"], part["ci_high"], color=colour, linewidth=2, zorder=2)
-        axes.plot(part["mean"], at[of], "o", color=colour, markerfacecolor=face or colour, label=kind, zorder=3)
+        axes.plot(part["mean"], at[of], marker, color=colour, markerfacecolor=face, label=kind, zorder=3)
     axes.set_yticks(at, [style.shortened(str(name), 48) for name in scores["name"]])
     axes.invert_yaxis()
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
@@ -110,7 +132,8 @@ def parameters_png(study: Study) -> bytes:
     names = ordered_params(study)[:MOST_SLICES]
     columns = min(3, max(1, len(names)))
     lines = math.ceil(len(names) / columns) or 1
-    figure = style.new_figure(max(7.2, 3.6 * columns), 2.8 * lines + 0.3)
+    told = _parameters_title(study, bool(names))
+    figure = style.new_figure(max(9.6, 3.6 * columns), 2.8 * lines + 0.3 + 0.2 * told.count("\n"))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     done = study.complete
     for place, name in enumerate(names):
@@ -121,9 +144,7 @@ def parameters_png(study: Study) -> bytes:
         style.plain(axes, _slice_title(study, name), "", style.shortened(study.metric) if place % columns == 0 else "")
     for axes in grid.ravel()[len(names) :]:
         axes.set_axis_off()
-    told = "(later trials darker)" if names else "cannot be shown: none was drawn with two values"
-    title = f"{study.name}: validation {study.metric} by parameter {told}"
-    figure.suptitle(title, fontsize=style.FONT + 1, x=0.01, ha="left")
+    figure.suptitle(told, fontsize=style.FONT, x=0.01, ha="left")
     return style.png(figure)
 
 
@@ -144,15 +165,37 @@ def is_number(values: pd.Series) -> bool:
     return all(isinstance(v, (int, float, np.number)) and not isinstance(v, (bool, np.bool_)) for v in values.dropna())
 
 
+def ticks(values: np.ndarray, log: bool = False) -> list[float]:
+    """At most six places for the ticks of an axis over ``values``: whole numbers where these are.
+
+    >>> ticks(np.array([1, 2, 3])), ticks(np.array([1e-4, 0.3]), log=True), ticks(np.array([2e-3, 8e-3]), log=True)
+    ([1.0, 2.0, 3.0], [0.0001, 0.001, 0.01, 0.1], [0.002, 0.005])
+    """
+    if not len(values):
+        return []
+    low, high = float(values.min()), float(values.max())
+    if log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits in ((1,), (1, 2, 5), (1, 2, 3, 4, 6, 8)):
+            found = [digit * 10.0**decade for decade in decades for digit in digits]
+            found = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+            if len(found) > 1:
+                return [float(f"{tick:.12g}") for tick in found[:: math.ceil(len(found) / 6)]]
+    whole = bool(np.all(values == np.round(values)))
+    room = (high - low) / 50
+    found = MaxNLocator(2 if log else 5, integer=whole).tick_values(low, high)
+    return [float(f"{tick:.12g}") for tick in found if low - room <= tick <= high + room]
+
+
 def _baseline_lines(axes: Axes, study: Study) -> None:
     """Horizontal lines with names at the right edge, moved apart where they would overlap."""
     shown = study.baselines
     if shown.empty:
         return
     best = shown.iloc[0]
-    axes.axhspan(best["ci_low"], best["ci_high"], color=style.OKABE_ITO[2], alpha=0.12, linewidth=0, zorder=0)
+    axes.axhspan(best["ci_low"], best["ci_high"], color=style.BASELINE, alpha=0.12, linewidth=0, zorder=0)
     for value in shown["mean"]:
-        axes.axhline(value, color=style.OKABE_ITO[2], linewidth=1, linestyle=(0, (5, 2)), zorder=1)
+        axes.axhline(value, color=style.BASELINE, linewidth=1, linestyle=(0, (5, 2)), zorder=1)
     low, high = axes.get_ylim()
     places = spread(shown["mean"].to_numpy(), 0.06 * (high - low))
     for (_, line), place in zip(shown.iterrows(), places, strict=True):
@@ -206,6 +249,9 @@ def _slice(axes: Axes, values: pd.Series, trials: pd.DataFrame, log: bool) -> No
         x = values.to_numpy(float)
         if log:
             axes.set_xscale("log")
+        at = ticks(x, log)
+        axes.set_xticks(at, [f"{tick:g}" for tick in at])
+        axes.xaxis.set_minor_locator(NullLocator())  # on a log axis labelled too, one over the other
     number, scores = trials["number"].to_numpy(), trials["value"].to_numpy()
     shade = number / max(1, number.max(initial=1))
     axes.scatter(
@@ -219,10 +265,19 @@ def _slice_title(study: Study, name: str) -> str:
     return title if share is None or not np.isfinite(share) else f"{title} ({share:.0%})"
 
 
+def _parameters_title(study: Study, any_shown: bool) -> str:
+    if not any_shown:
+        return f"{study.name}: parameters cannot be shown: none was drawn with two values"
+    lines = [f"{study.name}: validation {study.metric} by parameter (later trials darker)"]
+    if study.importance_note:
+        lines += [f"%: importance, {' '.join(SHARE)};", study.importance_note]
+    return "\n".join(lines)
+
+
 def _history_title(study: Study) -> str:
     counts = study.trials["state"].value_counts()
     told = ", ".join(f"{counts[s]} {s}" for s in STATES if s in counts)
-    lines = "; dashed: best baselines, band: 95% interval of the best" if len(study.baselines) else ""
+    lines = "; dashed: best baselines, band: 95 % interval of the best" if len(study.baselines) else ""
     return f"{study.name}: {style.counted(len(study.trials), 'trial')} ({told}){lines}"
 
 

@@ -12,10 +12,10 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from fusion_lab.report import style
-from fusion_lab.report.study import Study, is_number, ordered_params, ordered_scores, spread
+from fusion_lab.report.study import KINDS, SHARE, Study, is_number, ordered_params, ordered_scores, spread, ticks
 
 SYMBOLS = {"complete": "circle", "pruned": "x-thin-open", "failed": "triangle-down-open"}
-COLOURS = {"complete": style.OKABE_ITO[0], "pruned": style.OKABE_ITO[4], "failed": style.GREY}
+COLOURS = {"complete": style.MODEL, "pruned": style.OKABE_ITO[4], "failed": style.GREY}
 
 
 def study_html(study: Study, notes: Sequence[str] = ()) -> str:
@@ -48,7 +48,8 @@ def _history(study: Study) -> go.Figure:
     line = {"shape": "hv", "color": style.OKABE_ITO[1], "width": 2}
     figure.add_scatter(x=best.index, y=best, mode="lines", name="best so far", line=line)
     _baseline_shapes(figure, study)
-    figure.update_xaxes(title="trial", range=[-0.7, max(3, study.trials["number"].max()) + 0.7])
+    last = max(3, int(study.trials["number"].max()))
+    figure.update_xaxes(title="trial", range=[-0.7, last + 0.7], tickvals=style.whole_ticks(last))
     figure.update_yaxes(title=f"validation {style.axis_name(study.metric)}")
     style.layout(figure, f"{study.name}: trials", 460)
     return figure.update_layout(margin_r=250, legend={"orientation": "h", "y": -0.18})
@@ -58,19 +59,37 @@ def _baseline_shapes(figure: go.Figure, study: Study) -> None:
     shown = study.baselines
     if shown.empty:
         return
-    told = "dashed: best baselines; band: 95% interval of the best of them"
+    told = "dashed: best baselines; band: 95 % interval of the best of them"
     figure.add_annotation(text=told, x=0, y=1.08, xref="paper", yref="paper", showarrow=False, xanchor="left")
-    green = style.OKABE_ITO[2]
+    green = style.BASELINE
     best = shown.iloc[0]
     if np.isfinite([best["ci_low"], best["ci_high"]]).all():
         figure.add_hrect(best["ci_low"], best["ci_high"], fillcolor=green, opacity=0.12, line_width=0, layer="below")
-    values = np.concatenate([study.trials["value"].dropna(), shown[["mean", "ci_low", "ci_high"]].to_numpy().ravel()])
-    places = spread(shown["mean"].to_numpy(), 0.06 * float(np.nanmax(values) - np.nanmin(values)))
+    of_best = [best["ci_low"], best["ci_high"]]
+    values = np.concatenate([study.trials["value"].dropna(), shown["mean"], of_best])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = 0.05 * (high - low) or 0.01
+    figure.update_yaxes(range=[low - room, high + room])  # Plotly's own choice leaves lines and band out
+    places = spread(shown["mean"].to_numpy(), 0.06 * (high - low))
     for (_, line), place in zip(shown.iterrows(), places, strict=True):
         figure.add_hline(line["mean"], line={"color": green, "width": 1, "dash": "dash"})
         text = html.escape(f"{style.shortened(str(line['name']), 28)} {line['mean']:.3f}")
         figure.add_annotation(
-            text=text, x=1, xref="paper", y=place, xanchor="left", showarrow=False, font={"color": "#00684c"}
+            text=text,
+            x=1,
+            xref="paper",
+            y=line["mean"],
+            yref="y",
+            # a thin leader from the line to where its name has room
+            showarrow=True,
+            arrowhead=0,
+            arrowwidth=1,
+            arrowcolor=green,
+            ax=22,
+            ay=place,
+            ayref="y",
+            xanchor="left",
+            font={"color": "#00684c"},
         )
 
 
@@ -78,10 +97,8 @@ def _comparison(study: Study) -> go.Figure:
     scores = ordered_scores(study)
     names = [html.escape(style.shortened(str(n), 48)) for n in scores["name"]]
     figure = go.Figure()
-    for kind, colour, symbol in (
-        ("trial", style.OKABE_ITO[0], "circle"),
-        ("baseline", style.OKABE_ITO[1], "circle-open"),
-    ):
+    for kind, (marker, colour) in KINDS.items():
+        symbol = {"o": "circle", "s": "square"}[marker] + ("-open" if study.pooled else "")
         of = (scores["kind"] == kind).to_numpy()
         part = scores[of]
         reach = {"array": part["ci_high"] - part["mean"], "arrayminus": part["mean"] - part["ci_low"]}
@@ -107,8 +124,11 @@ def _importance(study: Study) -> go.Figure:
     shares = study.importance.dropna().sort_values()
     figure = go.Figure(go.Bar(x=shares, y=[html.escape(str(n)) for n in shares.index], orientation="h"))
     figure.update_traces(marker_color=style.OKABE_ITO[0], hovertemplate="%{y}: %{x:.1%}<extra></extra>")
-    figure.update_xaxes(title="share of the variance of the scores that the parameter explains", tickformat=".0%")
-    return style.layout(figure, "Importance of the searched parameters", 160 + 26 * len(shares))
+    figure.update_xaxes(title="<br>".join(SHARE), tickformat=".0%")
+    style.layout(figure, "", 220 + 26 * len(shares))
+    return figure.update_layout(
+        title_text=f"Importance of the searched parameters<br>{study.importance_note}", margin_t=90
+    )
 
 
 def _slices(study: Study) -> go.Figure:
@@ -135,7 +155,10 @@ def _slices(study: Study) -> go.Figure:
             col=1 + place % columns,
         )
         kind = "category" if not number else "log" if name in study.log else "linear"
-        figure.update_xaxes(type=kind, row=1 + place // columns, col=1 + place % columns)
+        at = ticks(values[drawn].to_numpy(float), name in study.log) if number and drawn.any() else None
+        told = at and [f"{tick:g}" for tick in at]
+        where = {"row": 1 + place // columns, "col": 1 + place % columns}
+        figure.update_xaxes(type=kind, tickvals=at, ticktext=told, **where)
     figure.update_yaxes(title=study.metric, col=1)
     return style.layout(figure, "Score by parameter (later trials darker)", 140 + 280 * lines)
 

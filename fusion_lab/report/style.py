@@ -12,12 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, get_hinting_flag
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import MaxNLocator
 from plotly import graph_objects as go
 from plotly import io as plotly_io
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito (2008), "Color Universal Design", darker colours first; their yellow is unreadable on white."""
 
+MODEL, BASELINE = OKABE_ITO[0], OKABE_ITO[2]
+"""Whose a score is, in every figure. A hollow marker is a score of all folds' rows together, in every figure too."""
+DASHES = ("solid", "dash", "dashdot", "longdash")
 GREY = "#6b6b6b"
 MAP = "cividis"
 FONT = 10
@@ -85,6 +89,26 @@ def colour(index: int) -> str:
     return OKABE_ITO[index % len(OKABE_ITO)]
 
 
+def fold_line(index: int) -> dict[str, object]:
+    """Colour and dashes of a fold among many, for an interactive figure; black is left to the mean.
+
+    >>> len({tuple(fold_line(k).values()) for k in range(24)})
+    24
+    """
+    colours = OKABE_ITO[:-1]
+    turn = index // (2 * len(colours))  # after so many, colours and dashes begin again together
+    return {"color": colours[index % len(colours)], "dash": DASHES[(index + turn) % len(DASHES)]}
+
+
+def whole_ticks(last: int, most: int = 12) -> list[int]:
+    """Places from 0 to ``last`` for the ticks of an axis that counts.
+
+    >>> whole_ticks(3), whole_ticks(20, most=5)
+    ([0, 1, 2, 3], [0, 4, 8, 12, 16, 20])
+    """
+    return [int(tick) for tick in MaxNLocator(most, integer=True).tick_values(0, last) if 0 <= tick <= last]
+
+
 def shortened(label: str, limit: int = 34) -> str:
     """A label that fits beside an axis: its middle gives way, since names differ at their ends.
 
@@ -115,10 +139,20 @@ def axis_name(name: str) -> str:
     return _AXIS_NAMES.get(name, name)
 
 
+def metric_name(name: str) -> str:
+    """A score's or loss's name in words.
+
+    >>> metric_name("auroc"), metric_name("macro F1"), metric_name("dice")
+    ('AUROC', 'macro F1', 'dice')
+    """
+    return axis_name(name).partition(" (")[0]
+
+
 _AXIS_NAMES = {
     "auroc": "AUROC (0.5 = chance, 1 = perfect)",
     "ap": "average precision (0 to 1)",
     "f1": "F1 (0 to 1)",
+    "macro F1": "macro F1 (0 to 1)",
     "accuracy": "accuracy (0 to 1)",
     "loss": "loss (nats per row)",
     "log_loss": "log loss (nats per row)",

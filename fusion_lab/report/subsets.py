@@ -1,5 +1,5 @@
 """Scores of subsets of modalities as bars over dots that say which are in (Lex et al. 2014, "UpSet: Visualization of
-Intersecting Sets", IEEE TVCG), beside what each modality adds.
+Intersecting Sets", IEEE TVCG), beside what each modality adds (its gain) and its importance.
 """
 
 from __future__ import annotations
@@ -10,11 +10,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from fusion_lab.evaluation.subsets import SubsetScores, Worth
 from fusion_lab.report import style
 
 MOST_SUBSETS, MOST_TASKS = 30, 4
+LIGHT = "#a8a8a8"
+GAIN = ("Gain: what the modality adds to", "others, the mean over pairs of", "subsets that differ in it alone.")
+IMPORTANCE = (
+    "Importance: the mean score of the",
+    "subsets with it less that of those",
+    "without it, as a share. What adds",
+    "nothing comes out below 0, as its",
+    "own subset, it alone, is a weak one:",
+    "that is no sign that it does harm.",
+)
+"""The two are different things, and may differ in sign."""
 
 
 def subsets_dict(
@@ -42,23 +54,30 @@ def subsets_dict(
 
 
 def subsets_png(payload: Mapping[str, Any]) -> bytes:
-    """A block of bars, dots and importance per task, of what :func:`subsets_dict` gave; of many tasks the first."""
+    """A block of bars, dots, gain and importance per task, of what :func:`subsets_dict` gave; of many tasks the first
+    ones.
+    """
     names, tasks = payload["modalities"], list(payload["metric"])[:MOST_TASKS]
     lines = drawn(payload["all_combinations"])
     block = 2.2 + 0.26 * len(names) + 0.7
-    figure = style.new_figure(max(8.0, 4.4 + 0.32 * len(lines)), 0.4 + block * len(tasks))
+    figure = style.new_figure(max(9.6, 6.4 + 0.32 * len(lines)), 0.4 + block * len(tasks))
     figure.suptitle(_title(payload, len(lines)), fontsize=style.FONT + 1, x=0.01, ha="left")
     ratios = [2.2, 0.26 * len(names) + 0.3] * len(tasks)
-    wide = [max(0.32 * len(lines), 3.0), 2.2]
-    grid = figure.subplots(2 * len(tasks), 2, squeeze=False, height_ratios=ratios, width_ratios=wide)
+    wide = [max(0.32 * len(lines), 3.0), 2.1, 2.1]
+    grid = figure.subplots(2 * len(tasks), 3, squeeze=False, height_ratios=ratios, width_ratios=wide)
     for place, task in enumerate(tasks):
-        (bars, empty), (dots, shares) = grid[2 * place], grid[2 * place + 1]
-        empty.set_axis_off()
+        (bars, *above), (dots, gains, shares) = grid[2 * place], grid[2 * place + 1]
+        for axes, caption in zip(above, (GAIN, IMPORTANCE), strict=True):
+            _draw_caption(axes, caption)
         metric = payload["metric"][task]
         ordered = sorted(lines, key=lambda line: -_or_lowest(_score(line, task, metric)))
         _draw_bars(bars, [_score(line, task, metric) for line in ordered], task, metric)
         _draw_dots(dots, [line["modalities"] for line in ordered], names)
-        _draw_importance(shares, payload["modality_importance"][task], names)
+        gain, importance = payload["modality_gain"][task], payload["modality_importance"][task]
+        # below 0 is a warning of a gain alone
+        signs = style.OKABE_ITO[1], style.OKABE_ITO[2]
+        _draw_worth(gains, gain, names, f"gain in {style.metric_name(metric)}", "+.3f", signs)
+        _draw_worth(shares, importance, names, "importance (share of 1)", "+.2f", (LIGHT, LIGHT))
     return style.png(figure)
 
 
@@ -130,21 +149,36 @@ def _draw_dots(axes: Axes, subsets: Sequence[Sequence[str]], names: Sequence[str
     style.plain(axes, "", "subsets, the best first (dark: modality is there)", "")
 
 
-def _draw_importance(axes: Axes, importance: Mapping[str, float], names: Sequence[str]) -> None:
-    values = np.array([math.nan if importance[name] is None else importance[name] for name in names], dtype=float)
-    colours = [style.OKABE_ITO[1] if value < 0 else style.OKABE_ITO[2] for value in values]
+def _draw_caption(axes: Axes, lines: Sequence[str]) -> None:
+    """Words in a place of their own, right above what they explain."""
+    axes.set_axis_off()
+    axes.text(0, 0, "\n".join(lines), transform=axes.transAxes, fontsize=style.FONT - 2, in_layout=False)
+
+
+def _draw_worth(
+    axes: Axes,
+    worth: Mapping[str, float | None],
+    names: Sequence[str],
+    title: str,
+    digits: str,
+    colours_of: tuple[str, str],
+) -> None:
+    """A bar per modality; ``colours_of`` values below 0 and others."""
+    values = np.array([np.nan if worth[name] is None else worth[name] for name in names], dtype=float)
+    colours = [colours_of[not value < 0] for value in values]
     axes.barh(range(len(names)), values, color=colours, height=0.6)
     axes.axvline(0, color=style.GREY, linewidth=0.8)
     _name_rows(axes, names)
     axes.set_yticklabels([])
     for place, value in enumerate(values.tolist()):
-        told = f"{value:.2f}" if math.isfinite(value) else "undefined"
+        told = f"{value:{digits}}" if math.isfinite(value) else "undefined"
         where, side = (max(value, 0.0), 3) if math.isfinite(value) else (0.0, 3)
         axes.annotate(
             told, (where, place), va="center", fontsize=style.FONT - 2, xytext=(side, 0), textcoords="offset points"
         )
-    axes.margins(x=0.3)
-    style.plain(axes, "", "importance (share of 1)", "")
+    axes.margins(x=0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    style.plain(axes, "", title, "")
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -84,16 +84,18 @@ class Space:
         return tuple(h.name for h in _holes(self.nodes) if getattr(h.distribution, "log", False))
 
     def point(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Where an experiment's settings lie in the space, ``{name: value}``; ``None`` where one lies outside.
+        """Where an experiment's settings lie in the space, ``{name: value}``: the point whose sample changes none of
+        them. ``None`` where one lies outside, or is another than the space sets in all trials.
 
         >>> space = parse_space({"model": {"dropout": {"float": [0.0, 0.5]}}}, "hpo/x.yaml")
         >>> space.point({"model": {"dropout": 0.1}}), space.point({"model": {"dropout": 0.9}})
         ({'model.dropout': 0.1}, None)
         """
         flat = flatten(settings)
-        found = {hole.name: flat.get(hole.path) for hole in _opened(self.nodes, flat)}
-        inside = all(_holds(hole.distribution, flat.get(hole.path)) for hole in _opened(self.nodes, flat))
-        return found if inside else None
+        opened = list(_opened(self.nodes, flat))
+        if not all(_allows(node, flat) for node in opened):
+            return None
+        return {node.name: flat[node.path] for node in opened if isinstance(node, Hole)}
 
     def is_conditional(self) -> bool:
         """Whether a choice opens settings of its own."""
@@ -231,13 +233,25 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, distribution: BaseDistrib
     return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)  # ty: ignore[invalid-argument-type]
 
 
-def _opened(nodes: Node, flat: Mapping[str, Any]) -> Iterator[Hole]:
-    """The holes that an experiment with these settings has, those of the branches that it took included."""
-    for hole in (node for node in nodes if isinstance(node, Hole)):
-        yield hole
-        value = flat.get(hole.path)
-        if _holds(hole.distribution, value):
-            yield from _opened(hole.branches.get(value, ()), flat)
+def _opened(nodes: Node, flat: Mapping[str, Any]) -> Iterator[Hole | Fixed]:
+    """The nodes that an experiment with these settings has, those of the branches that it took included."""
+    for node in nodes:
+        yield node
+        if isinstance(node, Hole) and _allows(node, flat):
+            yield from _opened(node.branches.get(flat[node.path], ()), flat)
+
+
+def _allows(node: Hole | Fixed, flat: Mapping[str, Any]) -> bool:
+    """Whether an experiment has the setting, with a value that the node may give it."""
+    if node.path not in flat:
+        return False
+    value = flat[node.path]
+    return _equal(value, node.value) if isinstance(node, Fixed) else _holds(node.distribution, value)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    """As settings are: 1 is 1.0, and neither is true."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from fusion_lab.contracts import Dataset, Folds
 from fusion_lab.tracking.names import TAG_LENGTH, truncated
-from fusion_lab.tracking.provenance import class_table, modality_table
+from fusion_lab.tracking.provenance import class_table, dataset_digest, modality_table
 
 SPLITS = {"val": "validation rows", "test": "test rows (out of fold)"}
 NAMES = {
@@ -23,6 +23,8 @@ NAMES = {
     "mae": "MAE",
     "rmse": "RMSE",
 }
+DECIDE = {"best": "stop the training and tune thresholds", "last": "tune thresholds"}
+"""What validation rows do, by the weights that a fold keeps."""
 _UNKNOWN = "(unknown)"
 """What :func:`~fusion_lab.tracking.provenance.class_table` calls rows without a label."""
 
@@ -58,21 +60,21 @@ class Scores:
 def data_facts(dataset: Dataset) -> DataFacts:
     """Gathers them; once per study, not per trial."""
     groups = None if dataset.group is None else len(np.unique(dataset.group))
-    source = dataset.provenance
-    return DataFacts(
-        len(dataset), groups, class_table(dataset), modality_table(dataset), source.digest[:12], source.notes
-    )
+    tables = class_table(dataset), modality_table(dataset)
+    return DataFacts(len(dataset), groups, *tables, dataset_digest(dataset)[:12], dataset.provenance.notes)
 
 
-def protocol_sentence(folds: Folds, seed: int) -> str:
-    """How the rows were split, in a sentence."""
+def protocol_sentence(folds: Folds, seed: int, restore: Literal["best", "last"] = "best") -> str:
+    """How the rows were split, in a sentence; ``restore``: which epoch's weights a fold keeps, the last one whatever
+    its validation rows say.
+    """
     sizes = (round(float(part.sum(1).mean())) for part in (folds.train, folds.val, folds.test))
     train, val, test = sizes
     locked = int(folds.holdout.sum())
     kept = f"; {locked} rows are locked away and in no fold" if locked else ""
     return (
-        f"{len(folds)} folds, {folds.protocol}, seed {seed}: on average {train} rows train, {val} stop the training and"
-        f" tune thresholds, {test} are predicted out of fold{kept}."
+        f"{len(folds)} folds, {folds.protocol}, seed {seed}: on average {train} rows train, {val} {DECIDE[restore]},"
+        f" {test} are predicted out of fold{kept}."
     )
 
 
@@ -102,7 +104,7 @@ def describe(
 
 
 def result_table(scores: Scores, baseline: Scores | None, split: str, multiclass: Collection[str] = ()) -> str:
-    """A line per task and metric: mean over folds, deviation, 95% interval, and the baseline's beside it. Where a fold
+    """A line per task and metric: mean over folds, deviation, 95 % interval, and the baseline's beside it. Where a fold
     leaves the mean undefined, the score of all folds' rows together. ``multiclass``: see :class:`DataFacts`.
     """
     heads = ["task", "metric", _cell(scores.name), *([f"baseline {_cell(baseline.name)}"] if baseline else [])]
@@ -138,7 +140,7 @@ def _mean(line: dict[str, Any]) -> str:
 def _interval(line: dict[str, Any]) -> str:
     of = "" if np.isfinite(line["mean"]) else "pooled_"
     low, high = (line.get(f"{of}{end}", np.nan) for end in ("ci_low", "ci_high"))
-    return f"(95%: {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
+    return f"(95 %: {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
 
 
 def _undefined(scores: Scores | None, split: str, multiclass: Collection[str]) -> list[str]:

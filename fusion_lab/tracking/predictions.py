@@ -42,9 +42,14 @@ def prediction_table(predictions: Predictions, spec: Spec, names: RowNames) -> p
 
 
 def prediction_bytes(predictions: Predictions, spec: Spec, names: RowNames) -> bytes:
-    """The table as a parquet file."""
+    """The table of :func:`prediction_table` as a parquet file."""
+    return parquet_bytes(prediction_table(predictions, spec, names))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a parquet file."""
     sink = pa.BufferOutputStream()
-    parquet.write_table(prediction_table(predictions, spec, names), sink, compression="zstd")
+    parquet.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 

@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from mlflow.entities import Dataset as TrackedDataset
 from mlflow.entities import DatasetInput, InputTag
 
 import fusion_lab
-from fusion_lab.contracts import Dataset, Modality, Task
+from fusion_lab.contracts import Dataset, Modality, Task, array_hash, content_hash
 
 _PACKAGE = Path(fusion_lab.__file__).resolve().parent
-_NAME_LENGTH, _VALUE_LENGTH = 500, 60_000
+_NAME_LENGTH, _VALUE_LENGTH, _DIGEST_LENGTH = 500, 60_000, 32
 
 
 def environment() -> dict[str, Any]:
@@ -77,6 +78,14 @@ def source_tags() -> dict[str, str]:
     return tags
 
 
+def dataset_digest(dataset: Dataset) -> str:
+    """SHA-256 over sources, names of the rows and columns: one file read in two ways (other chunks, other modalities)
+    is two data sets.
+    """
+    rows = array_hash(np.asarray(dataset.ids, dtype=str))
+    return content_hash([dataset.provenance.digest, rows, asdict(dataset.spec)])
+
+
 def dataset_input(name: str, dataset: Dataset, context: str = "cross-validation") -> DatasetInput:
     """The data set as a run's page shows it: digest, sources with their hashes, columns, rows per class.
 
@@ -88,7 +97,7 @@ def dataset_input(name: str, dataset: Dataset, context: str = "cross-validation"
     groups = None if dataset.group is None else len(np.unique(dataset.group))
     tracked = TrackedDataset(
         name=name[:_NAME_LENGTH],
-        digest=dataset.provenance.digest[:32],
+        digest=dataset_digest(dataset)[:_DIGEST_LENGTH],
         source_type="local",
         source=_fitting({"uri": ", ".join(s.name for s in dataset.provenance.sources), "sources": sources}),
         schema=json.dumps({"mlflow_colspec": columns}),

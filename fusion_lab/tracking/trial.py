@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
 from fusion_lab.config import dump_yaml, flatten
 from fusion_lab.contracts import AttentionMap, Predictions, Spec
@@ -94,8 +95,9 @@ def log_cross_validation(
         if every_row:
             run.bytes(f"{path}.parquet", partial(attention_bytes, weights, outcome.ids))
     if keep_checkpoints:
-        for fold in result.folds:
-            _log_checkpoint(run, fold)
+        for file in checkpoint_files(result.folds):
+            run.bytes(f"{file.path}.safetensors", partial(safetensors_bytes, file.weights))
+            run.json(f"{file.path}.json", file.told)
 
 
 def log_figures(run: Run, outcome: Outcome, draw: Draw = draw_here, interactive: bool = False) -> None:
@@ -161,6 +163,37 @@ def curve_metrics(folds: Sequence[FoldResult], tasks: Mapping[str, str]) -> Iter
         yield index + 1, {name: float(curve[index]) for name, curve in curves.items()}
 
 
+class CheckpointFile(NamedTuple):
+    """Weights of a fold that are kept: under which name, of which epoch, where (without the ending: the weights are a
+    safetensors file, ``told`` is a JSON file beside it).
+    """
+
+    name: str
+    fold: str
+    epoch: int
+    path: str
+    weights: dict[str, Tensor]
+    told: dict[str, object]
+
+
+RESTORED = "restored"
+"""The name of the weights that a fold answers with."""
+
+
+def checkpoint_files(folds: Sequence[FoldResult]) -> Iterator[CheckpointFile]:
+    """All weights that folds keep: ``checkpoints/fold<k>`` those that they answer with, ``checkpoints/<name>/fold<k>``
+    those beside them.
+    """
+    for fold in folds:
+        path = f"checkpoints/fold{fold.fold}"
+        yield CheckpointFile(RESTORED, fold.name, fold.best_epoch, path, fold.weights, checkpoint_dict(fold))
+        safe = safe_parts(fold.checkpoints)
+        for name, (epoch, weights) in fold.checkpoints.items():
+            told = {"checkpoint": name, **checkpoint_dict(replace(fold, best_epoch=epoch, weights=weights))}
+            path = f"checkpoints/{safe[name]}/fold{fold.fold}"
+            yield CheckpointFile(name, fold.name, epoch, path, weights, told)
+
+
 def checkpoint_dict(fold: FoldResult) -> dict[str, object]:
     """What belongs beside a fold's weights."""
     return {
@@ -191,10 +224,3 @@ def log_predictions(run: Run, predictions: Predictions, spec: Spec, names: RowNa
     """Predictions with all that a later comparison with other runs has to know of their rows."""
     run.bytes(PREDICTIONS, lambda: prediction_bytes(predictions, spec, names))
     run.bytes(FOLDS, facts_bytes(folds))
-
-
-def _log_checkpoint(run: Run, fold: FoldResult) -> None:
-    # copied now: training goes on, and slices of stacked weights would be written with their whole stack
-    weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in fold.weights.items()}
-    run.bytes(f"checkpoints/fold{fold.fold}.safetensors", lambda: safetensors_bytes(weights))
-    run.json(f"checkpoints/fold{fold.fold}.json", checkpoint_dict(fold))

@@ -13,16 +13,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_lab.contracts import Batch, Task
+from fusion_lab.training import checkpoints
 from fusion_lab.training.batches import counted, gather, padded
 from fusion_lab.training.execution import settle
-from fusion_lab.training.leaves import Leaves, stack_models
+from fusion_lab.training.leaves import Leaves, of_fold, stack_models
 from fusion_lab.training.monitor import flat_steps, mean_over_folds, probabilities, undefined_folds, watched
 from fusion_lab.training.plan import Plan
 from fusion_lab.training.predict import joined, predict
-from fusion_lab.training.results import CrossValidation, FoldResult
+from fusion_lab.training.results import Checkpoint, CrossValidation, FoldResult
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.state import State, discard
-from fusion_lab.training.steps import Steps
+from fusion_lab.training.steps import LOSS, Steps
 
 
 class Diverged(ArithmeticError):  # noqa: N818 - it says what happened
@@ -89,12 +90,19 @@ class _CrossValidation:
         self._select(self.state.alive)
 
     def run(self, on_eval: OnEval) -> CrossValidation:
+        """Epoch after epoch until every fold has ended. What ``on_eval`` decides counts before the state is saved: a
+        run that is taken up again does not go on with a fold that was stopped.
+
+        Raises:
+            Diverged: a loss that is no number any more.
+            DataError: the checkpoint cannot be written or removed.
+        """
         start, state = time.perf_counter(), self.state
         while state.alive and state.epoch < self.plan.training.epochs:
-            losses = self.steps.run(self.stack, state.weights, state.optimiser, state.epoch)
+            trained = self.steps.run(self.stack, state.weights, state.optimiser, state.epoch)
             state.epoch += 1
-            self._check_finite("training", losses)
-            self._validate(losses)
+            self._check_finite("training", trained[LOSS])
+            self._validate(trained)
             decision = on_eval(self._evaluation(time.perf_counter() - start))
             self._end(decision)
             if state.compact():
@@ -124,23 +132,29 @@ class _CrossValidation:
         self.steps.select(alive)
         self.alive_val = self.val if everyone else pytree.tree_map(lambda leaf: leaf[alive], self.val)
 
-    def _validate(self, train_losses: Tensor) -> None:
-        """Scores of every running fold on its validation rows; keeps weights and scores of a new best epoch."""
+    def _validate(self, trained: dict[str, Tensor]) -> None:
+        """Scores of every running fold on its validation rows, beside the means of its training; keeps weights and
+        scores of a new best epoch.
+        """
         state, plan = self.state, self.plan
         output = self.stack.answers(state.weights, self.alive_val)
         standardised = self.steps.scale.standardise(self.alive_val)
         losses = self.stack.losses(output, standardised, self.steps.class_weights).double().cpu()
         self._check_finite("validation", losses)
         scores = probabilities(output.heads, self.spec, self.steps.scale)
-        curves = {self._curve(t): self._scores(t, scores[t.name], self.alive_val) for t in self.spec.tasks}
-        means = torch.stack(list(curves.values())).mean(0)
+        own = {task.name: self._scores(task, scores[task.name], self.alive_val) for task in self.spec.tasks}
+        curves = {self._curve(task): own[task.name] for task in self.spec.tasks}
+        by_loss = [self.undefined[k] or plan.training.monitor == "loss" for k in state.alive]
+        values = checkpoints.watched_values(own, losses, by_loss)
         rates = self.steps.rates(state.epoch - 1)
         for place, k in enumerate(state.alive):
-            row = {"epoch": float(state.epoch), "lr": rates[place], "train/loss": float(train_losses[place])}
+            row = {"epoch": float(state.epoch), "lr": rates[place]}
+            row |= {f"train/{name}": float(values[place]) for name, values in trained.items()}
             row |= {"val/loss": float(losses[place]), **{n: float(c[place]) for n, c in curves.items()}}
             state.histories[k].append(row)
-            by_loss = self.undefined[k] or plan.training.monitor == "loss"
-            self._keep_better(place, -float(losses[place]) if by_loss else float(means[place]), scores)
+            self._keep_better(place, values[checkpoints.MEAN][place], scores)
+            for name in state.kept.keys() & values.keys():
+                state.kept[name].put_better(k, state.weights, place, state.epoch, values[name][place])
 
     def _keep_better(self, place: int, value: float, scores: dict[str, Tensor]) -> None:
         """Keeps a running fold's weights and scores if ``value`` is its best yet (or the last is asked for), or ends it
@@ -211,6 +225,7 @@ class _CrossValidation:
 
     def _fold(self, k: int) -> FoldResult:
         state = self.state
+        restored = Checkpoint(state.best_epoch[k], of_fold(state.best_weights, k))
         return FoldResult(
             fold=k,
             name=self.plan.folds.names[k],
@@ -218,8 +233,9 @@ class _CrossValidation:
             epochs=len(state.histories[k]),
             ending=state.endings[k] or "epochs",
             history=tuple(state.histories[k]),
-            weights={name: leaf[k].cpu().clone() for name, leaf in state.best_weights.items()},
+            weights=restored.weights,
             target_scale=self.steps.of_all.fold(k),
+            checkpoints=checkpoints.all_of(state.kept, k, restored, self.plan.training),
         )
 
     def _notes(self) -> tuple[str, ...]:

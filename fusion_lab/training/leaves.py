@@ -23,3 +23,8 @@ def take(leaves: Leaves, folds: Sequence[int]) -> Leaves:
     """A copy of some folds, in the order given."""
     index = list(folds)
     return {name: leaf[index] for name, leaf in leaves.items()}
+
+
+def of_fold(leaves: Leaves, fold: int) -> dict[str, Tensor]:
+    """A copy of one fold's leaves, on the CPU."""
+    return {name: leaf[fold].cpu().clone() for name, leaf in leaves.items()}

@@ -22,14 +22,18 @@ class OptimiserConfig(Config):
     """AdamW (Loshchilov & Hutter, 2019). ``clip`` bounds the norm of each fold's whole gradient; ``null`` for no bound.
 
     ``schedule``: ``warmup_*`` rises linearly from 1 % of ``lr`` over ``warmup_epochs``; cosine falls towards
-    ``final_lr_share * lr``, which the epoch after the last one would have.
+    ``final_lr_share * lr``, which the epoch after the last one would have. ``warm_restarts`` falls so again and again,
+    each time from ``lr`` (Loshchilov & Hutter, 2017, "SGDR"): over ``restart_epochs`` epochs at first (``null``: a
+    quarter of all), then over ``restart_factor`` times as many as the time before.
     """
 
     lr: float = Field(1e-3, gt=0.0, le=1.0)
     weight_decay: float = Field(0.01, ge=0.0, le=10.0)
     clip: float | None = Field(1.0, gt=0.0)
-    schedule: Literal["constant", "cosine", "warmup_constant", "warmup_cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "warmup_constant", "warmup_cosine", "warm_restarts"] = "cosine"
     warmup_epochs: int = Field(5, ge=1)
+    restart_epochs: int | None = Field(None, ge=1)
+    restart_factor: int = Field(2, ge=1)
     final_lr_share: float = Field(0.0, ge=0.0, le=1.0)
 
 
@@ -44,9 +48,20 @@ def learning_rate(config: OptimiserConfig, epoch: int, epochs: int) -> float:
         return config.lr * (0.01 + 0.99 * epoch / warm)
     if config.schedule.endswith("constant"):
         return config.lr
-    progress = min(1.0, (epoch - warm) / max(1, epochs - warm))
+    if config.schedule == "warm_restarts":
+        progress = _since_restart(config, epoch, epochs)
+    else:
+        progress = min(1.0, (epoch - warm) / max(1, epochs - warm))
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.lr * (config.final_lr_share + (1.0 - config.final_lr_share) * cosine)
+
+
+def _since_restart(config: OptimiserConfig, epoch: int, epochs: int) -> float:
+    """The share of its cycle that lies before an epoch, in [0, 1)."""
+    start, length = 0, config.restart_epochs or max(1, epochs // 4)
+    while epoch >= start + length:
+        start, length = start + length, length * config.restart_factor
+    return (epoch - start) / length
 
 
 class StackedAdamW:

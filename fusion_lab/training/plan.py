@@ -38,6 +38,10 @@ class TrainingConfig(Config):
     Where validation rows are few, or of other people than those asked about, the best epoch is one that chance chose,
     and a learning rate that falls to 0 makes the last one good.
 
+    ``checkpoints: all`` keeps more weights of each fold beside the ``restored`` ones, which decides nothing of what
+    comes out: those of every task's own best epoch, by the score of this task that the curves show, those of the best
+    epoch by ``monitor``, and the last ones; see :mod:`fusion_lab.training.checkpoints`.
+
     ``mode`` says how folds are computed, which decides the time and not what comes out: all in one step (``stacked``),
     one after the other (``loop``), or whichever of the two is quicker here (``auto``). ``stack_size`` folds share a
     step; ``null`` for all.
@@ -47,6 +51,7 @@ class TrainingConfig(Config):
     batch_size: int = Field(32, ge=2)
     patience: int = Field(15, ge=1)
     restore: Literal["best", "last"] = "best"
+    checkpoints: Literal["restored", "all"] = "restored"
     monitor: Monitor = "auroc"
     undefined: Literal["pooled", "refuse"] = "pooled"
     mode: Literal["auto", "stacked", "loop"] = "auto"

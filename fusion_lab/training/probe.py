@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_lab.blocks.randomness import Noise, count_draws, draw_noise
-from fusion_lab.contracts import Batch, Predictions
+from fusion_lab.contracts import AttentionMap, Batch, Predictions
 from fusion_lab.data.scaling import Scaler
+from fusion_lab.evaluation.rows import Inputs, over_modalities
 from fusion_lab.evaluation.subsets import Subset, masked, without_any
 from fusion_lab.training.batches import gather, padded
 from fusion_lab.training.leaves import Leaves, stack_models
@@ -27,7 +28,9 @@ from fusion_lab.training.targets import TargetScale
 from fusion_lab.zoo import Model
 
 ROWS_AT_ONCE = 256
-"""Of a pass with dropout, whose random values would take too much memory for all rows together."""
+"""Of a pass with dropout, whose random values would take too much memory for all rows together, and where maps are
+asked for, as those of time steps would.
+"""
 WARM_UP, BATCH, BATCHES = 10, 32, 10
 
 
@@ -67,7 +70,7 @@ class Probe:
         """
         batch, (numbers, real) = masked(self.batch, keep), self.rows
         heads = self._stack.answers(self._weights, batch).heads
-        fold = np.broadcast_to(np.arange(len(numbers))[:, None], numbers.shape)[real]
+        fold = self._folds
         chosen = torch.from_numpy(real)
         parts = (batch.targets, batch.known, probabilities(heads, self.spec, self.scale))
         leaves = ({name: leaf.cpu()[chosen].numpy() for name, leaf in part.items()} for part in parts)
@@ -76,6 +79,25 @@ class Probe:
     def without_any(self, keep: Subset) -> int:
         """How many test rows have none of the modalities ``keep``."""
         return without_any(self.batch, keep)
+
+    def inputs(self) -> Inputs:
+        """What the test rows hold of each modality, in the order of :meth:`ask`."""
+        real = torch.from_numpy(self.rows[1])
+        valid = {name: leaf.cpu()[real].reshape(int(real.sum()), -1) for name, leaf in self.batch.valid.items()}
+        quality = {name: leaf.cpu()[real].numpy() for name, leaf in self.batch.quality.items()}
+        return Inputs({name: leaf.any(-1).numpy() for name, leaf in valid.items()}, quality)
+
+    def modality_maps(self) -> tuple[AttentionMap, ...]:
+        """The models' maps whose only axis is the modalities, of their test rows, in the order of :meth:`ask`."""
+        kinds = {name: kind for name, kind in self.models[0].maps.items() if over_modalities(kind.axes, self.spec)}
+        if not kinds:
+            return ()
+        parts = [self._some_maps(k, rows, tuple(kinds)) for k in range(len(self.models)) for rows in self._slices(k)]
+        row = self.rows[0][self.rows[1]]
+        return tuple(
+            AttentionMap(name, kind.kind, kind.axes, self._folds, row, np.concatenate([part[name] for part in parts]))
+            for name, kind in kinds.items()
+        )
 
     @property
     def has_dropout(self) -> bool:
@@ -132,10 +154,24 @@ class Probe:
         """Some test rows of a fold as a model sees them."""
         return pytree.tree_map(lambda leaf: leaf[k, rows], self.batch.without_targets())
 
-    def _noisy_fold(self, k: int, number: int) -> dict[str, np.ndarray]:
+    @property
+    def _folds(self) -> np.ndarray:
+        """Fold of each test row, in the order of :meth:`ask`."""
+        real = self.rows[1]
+        return np.broadcast_to(np.arange(len(real))[:, None], real.shape)[real]
+
+    def _slices(self, k: int) -> list[slice]:
+        """A fold's test rows, some at a time."""
         count = int(self.plan.folds.test[k].sum())
-        starts = range(0, count, ROWS_AT_ONCE)
-        parts = [self._noisy(k, number, slice(start, min(start + ROWS_AT_ONCE, count))) for start in starts]
+        return [slice(start, min(start + ROWS_AT_ONCE, count)) for start in range(0, count, ROWS_AT_ONCE)]
+
+    @torch.no_grad()
+    def _some_maps(self, k: int, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]:
+        maps = self.models[k](self._part(k, rows)).maps
+        return {name: maps[name].cpu().numpy() for name in names}
+
+    def _noisy_fold(self, k: int, number: int) -> dict[str, np.ndarray]:
+        parts = [self._noisy(k, number, rows) for rows in self._slices(k)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from fusion_lab.training.optimiser import StackedAdamW
 from fusion_lab.training.plan import Plan
 from fusion_lab.training.predict import predict
 from fusion_lab.training.stack import Stack
-from fusion_lab.training.steps import Steps
+from fusion_lab.training.steps import LOSS, Steps
 from fusion_lab.training.targets import TargetScale
 
 REFIT = "refit"
@@ -70,7 +70,7 @@ def refit(plan: Plan, scaler: Scaler, epochs: int, on_epoch: Callable[[int, floa
     weights = stack_models([model])
     optimiser, stack = StackedAdamW(weights, alone.optimisers), Stack(model, plan.objective, "loop")
     for epoch in range(epochs):
-        loss = float(steps.run(stack, weights, optimiser, epoch)[0])
+        loss = float(steps.run(stack, weights, optimiser, epoch)[LOSS])
         if not math.isfinite(loss) or not all(bool(leaf.isfinite().all()) for leaf in weights.values()):
             raise Diverged(f"{REFIT}: epoch {epoch + 1} left a loss of {loss}, or weights that are no numbers")
         if on_epoch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -12,13 +12,23 @@ from fusion_lab.contracts import AttentionMap, Predictions
 Ending = Literal["patience", "epochs", "pruned"]
 
 
+class Checkpoint(NamedTuple):
+    """Weights of a fold, and the epoch that they are of, from 1."""
+
+    epoch: int
+    weights: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class FoldResult:
     """One fold: its curves and the weights of its best epoch.
 
-    ``history`` has a row per epoch: ``epoch`` (from 1), ``lr``, ``train/loss``, ``val/loss``, ``val/<task>/<metric>``;
-    an undefined score is NaN. ``best_epoch`` is the restored one. ``target_scale``: mean and standard deviation of each
+    ``history`` has a row per epoch: ``epoch`` (from 1), ``lr``, ``train/loss`` and, beside it, the mean of each penalty
+    in it before it is weighted (``train/<penalty>``), ``val/loss``, ``val/<task>/<metric>``; an undefined score is NaN.
+    ``best_epoch`` is the restored one. ``target_scale``: mean and standard deviation of each
     regression target over the training rows; the model answers in these units, ``value = mean + std * head``.
+    ``checkpoints``: what ``training.checkpoints: all`` keeps, by name: ``best_<task>``, ``best_mean`` and ``final``;
+    one of them shares its tensors with ``weights``.
     """
 
     fold: int
@@ -29,6 +39,7 @@ class FoldResult:
     history: tuple[dict[str, float], ...]
     weights: dict[str, Tensor] = field(repr=False)
     target_scale: dict[str, tuple[float, float]] = field(default_factory=dict)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

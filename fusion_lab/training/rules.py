@@ -191,6 +191,10 @@ class _Folds:
         self.inputs = _Inputs(weights, batch, noise.to(batch.weight.device), class_weights)
 
     def broken_rule(self) -> str | None:
+        """A sentence on the first thing found: a step that fails in float64, what PyTorch refuses to stack, what a step
+        moves outside the model, numbers that are others in a second step or for the stacked folds, a tensor that the
+        model keeps. ``None`` where there is nothing.
+        """
         inputs, stack = self.inputs.to(torch.float64), self._stack("loop", torch.float64)
         outside, inside = _read(_outside(inputs)), _inside(stack.model)
         try:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fusion_lab.contracts import DataError
+from fusion_lab.training.checkpoints import FINAL, Kept, kept_names
 from fusion_lab.training.leaves import Leaves, stack_models, take
 from fusion_lab.training.optimiser import StackedAdamW
 from fusion_lab.training.plan import Execution, Plan
@@ -25,8 +26,8 @@ class State:
     """K folds, A of them still running (``alive``).
 
     ``weights`` are leaves ``[A,*shape]``, ``best_weights`` leaves ``[K,*shape]`` and, per task, the validation scores
-    ``best_scores [K,R,...]`` at each fold's best epoch; ``watched [K]`` the best watched value; ``histories`` a row per
-    fold and epoch. ``execution`` stays what it was when training started.
+    ``best_scores [K,R,...]`` at each fold's best epoch; ``watched [K]`` the best watched value; ``kept`` further
+    checkpoints by name; ``histories`` a row per fold and epoch. ``execution`` stays what it was when training started.
     """
 
     execution: Execution
@@ -40,6 +41,7 @@ class State:
     best_epoch: list[int]
     endings: list[Ending | None]
     histories: list[list[dict[str, float]]]
+    kept: dict[str, Kept]
 
     @classmethod
     def start(cls, plan: Plan, execution: Execution, blank_scores: dict[str, Tensor]) -> State:
@@ -58,13 +60,19 @@ class State:
             best_epoch=[0] * len(plan.folds),
             endings=[None] * len(plan.folds),
             histories=[[] for _ in folds],
+            kept={name: Kept.blank(weights) for name in kept_names(plan.dataset.spec, plan.training)},
         )
 
     def compact(self) -> bool:
-        """Takes folds that have ended out of the stack; whether there were any."""
+        """Takes folds that have ended out of the stack, their last weights kept where these are asked for; whether
+        there were any.
+        """
         stay = [place for place, k in enumerate(self.alive) if self.endings[k] is None]
         if len(stay) == len(self.alive):
             return False
+        if FINAL in self.kept:
+            for place in set(range(len(self.alive))) - set(stay):
+                self.kept[FINAL].put(self.alive[place], self.weights, place, self.epoch)
         self.weights = take(self.weights, stay)
         self.optimiser.keep(self.weights, stay)
         self.alive = [self.alive[place] for place in stay]
@@ -78,11 +86,13 @@ class State:
         """
         parts = {"weights": self.weights, "best_weights": self.best_weights, "best_scores": self.best_scores}
         parts["optimiser"] = self.optimiser.moments()
+        parts |= {f"kept {number}": kept.weights for number, kept in enumerate(self.kept.values())}
         tensors = {f"{part}/{name}": leaf for part, leaves in parts.items() for name, leaf in leaves.items()}
         numbers = {
             name: getattr(self, name)
             for name in ("execution", "epoch", "alive", "watched", "best_epoch", "endings", "histories")
         }
+        numbers["kept"] = {name: kept.numbers() for name, kept in self.kept.items()}
         cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         half = path.with_suffix(".part")
         with _told(path, "expected a checkpoint that can be written"):
@@ -100,7 +110,8 @@ class State:
         """Takes up a saved state.
 
         Raises:
-            DataError: the file is damaged, or belongs to another configuration, data set or split.
+            DataError: the file is damaged, or belongs to another configuration, data set or split, or to a training
+                that did not keep the checkpoints which are asked for now.
         """
         with _told(path, "expected a checkpoint in safetensors format"), safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -113,16 +124,41 @@ class State:
             )
         numbers = json.loads(header["numbers"])
         numbers["execution"] = Execution(*numbers["execution"])
-        weights, best_weights, best_scores, moments = (
-            {name.removeprefix(f"{part}/"): leaf for name, leaf in tensors.items() if name.startswith(f"{part}/")}
-            for part in ("weights", "best_weights", "best_scores", "optimiser")
-        )
+        told = numbers.pop("kept", {})  # a file of an earlier version has none
         # in the model's order, in which norms are added up: a file has another
         names = [name for name, _ in plan.initial_weights(0).named_parameters()]
-        weights, best_weights = ({name: leaves[name] for name in names} for leaves in (weights, best_weights))
+        weights, best_weights = ({n: tensors[f"{part}/{n}"] for n in names} for part in ("weights", "best_weights"))
         optimiser = StackedAdamW(weights, [plan.optimisers[k] for k in numbers["alive"]])
-        optimiser.restore(moments)
-        return cls(weights=weights, optimiser=optimiser, best_weights=best_weights, best_scores=best_scores, **numbers)
+        optimiser.restore(_part(tensors, "optimiser"))
+        kept = {
+            name: Kept({n: tensors[f"kept {number}/{n}"] for n in names}, **told[name])
+            for number, name in enumerate(told)
+        }
+        return cls(
+            weights=weights,
+            optimiser=optimiser,
+            best_weights=best_weights,
+            best_scores=_part(tensors, "best_scores"),
+            kept=_asked_for(kept, plan, path),
+            **numbers,
+        )
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of a file that belong to one part of the state."""
+    return {name.removeprefix(f"{part}/"): leaf for name, leaf in tensors.items() if name.startswith(f"{part}/")}
+
+
+def _asked_for(kept: dict[str, Kept], plan: Plan, path: Path) -> dict[str, Kept]:
+    """The kept checkpoints that the plan asks for: what of them lies behind cannot be made good."""
+    names = kept_names(plan.dataset.spec, plan.training)
+    missing = [name for name in names if name not in kept]
+    if missing:
+        raise DataError(
+            f"{path}: expected the state of a training that keeps {', '.join(missing)} (training.checkpoints: all), "
+            "found one that began without them; set it to restored, or remove the file"
+        )
+    return {name: kept[name] for name in names}
 
 
 def discard(path: Path) -> None:

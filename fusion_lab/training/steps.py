@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import islice
 
 import numpy as np
@@ -17,6 +18,9 @@ from fusion_lab.training.optimiser import StackedAdamW, learning_rate
 from fusion_lab.training.plan import Plan
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.targets import TargetScale
+
+LOSS = "loss"
+"""What is minimised, penalties included, among the means of an epoch; no penalty has this name."""
 
 
 class Steps:
@@ -49,21 +53,23 @@ class Steps:
 
     def run(
         self, stack: Stack, weights: Leaves, optimiser: StackedAdamW, epoch: int, most: int | None = None
-    ) -> Tensor:
-        """One pass of every running fold over its training rows, or the first ``most`` steps of it; mean loss of each
-        fold ``[A]``.
+    ) -> dict[str, Tensor]:
+        """One pass of every running fold over its training rows, or the first ``most`` steps of it; means over their
+        rows, of each fold ``[A]``: of :data:`LOSS` and of every penalty by its name.
         """
         rates = self.rates(epoch)
-        total, count = torch.zeros(len(self.alive)), torch.zeros(len(self.alive))
+        total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(self.alive)))
+        count = torch.zeros(len(self.alive))
         for step, rows in enumerate(islice(draw(self.plan, self.alive, epoch), most)):
             batch, noise = self._input(stack, rows, epoch * 1_000_000 + step)
             active = [bool(fold.any()) for fold in rows[1]]
             counted = torch.from_numpy(rows[1].sum(axis=1)).float()
             for part in stack.gradients(weights, batch, noise, self.class_weights, active):
                 optimiser.step(part.folds, part.gradients, active, rates)
-                total[part.folds] += part.losses.float().cpu() * counted[part.folds]
+                for name, values in {LOSS: part.losses, **part.penalties}.items():
+                    total[name][part.folds] += values.float().cpu() * counted[part.folds]
             count += counted
-        return total / count
+        return {name: summed / count for name, summed in total.items()}
 
     def batch(self, rows: Padded) -> Batch:
         """Scaled rows ``[A,B]``, regression targets in the unit of the loss."""

@@ -1,10 +1,12 @@
 """Model families, strangers to each other. A new one is a file here and a line below."""
 
+from fusion_lab.zoo.hcat import Hcat
 from fusion_lab.zoo.model import MapSpec, Model
 from fusion_lab.zoo.sensor_fusion import SensorFusion
 from fusion_lab.zoo.token_fusion import TokenFusion
 
 FAMILIES: dict[str, type[Model]] = {
+    "hcat": Hcat,
     "sensor_fusion": SensorFusion,
     "token_fusion": TokenFusion,
 }

@@ -93,6 +93,9 @@ class Logistic:
         self._names = modalities
 
     def fit(self, batch: Batch, spec: Spec) -> Logistic:
+        """To the training rows ``batch``, leaves ``[B,...]``: a model for each task that has something to learn from;
+        other tasks go without an answer.
+        """
         modalities = tuple(m for m in spec.modalities if not self._names or m.name in self._names)
         self._modalities, self._tasks = _bare(modalities), {task.name: task for task in spec.tasks}
         rows = np.nan_to_num(tabular.columns(batch, modalities))
@@ -135,6 +138,7 @@ class Trees:
     """
 
     def fit(self, batch: Batch, spec: Spec) -> Trees:
+        """To the training rows ``batch``, leaves ``[B,...]``: for each task, trees on the columns kept for it."""
         self._modalities, self._tasks = _bare(spec.modalities), {task.name: task for task in spec.tasks}
         rows = tabular.columns(batch, spec.modalities)
         self._models: dict[str, tuple[np.ndarray, Any]] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fusion_lab.blocks.grouped import GroupedLinear
@@ -23,6 +24,20 @@ class MapSpec(NamedTuple):
     axes: tuple[Axis, ...]
 
 
+class AttentionConfig(Config):
+    """Settings of a family whose tokens, of width ``d_model``, are read by attention with ``nhead`` heads."""
+
+    family: str
+    d_model: int = Field(64, ge=4, le=4096)
+    nhead: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.d_model % self.nhead:
+            raise ValueError(f"expected d_model to be a multiple of nhead, found {self.d_model} and {self.nhead}")
+        return self
+
+
 class Model(nn.Module):
     """A family: built from its config and a :class:`~fusion_lab.contracts.Spec`, pure in tensors.
 
@@ -31,6 +46,8 @@ class Model(nn.Module):
     """
 
     Config: ClassVar[type[Config]]
+    penalties: ClassVar[tuple[str, ...]] = ()
+    """Names of what its training adds to the loss."""
     maps: dict[str, MapSpec]
 
     @abstractmethod
@@ -45,7 +62,7 @@ class Model(nn.Module):
         real = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in self.named_parameters()}
         for name, module in self.named_modules():
             if isinstance(module, GroupedLinear):
-                real[f"{name}.weight"] = module.real()
+                real[f"{name}.weight"], real[f"{name}.bias"] = module.real(), module.real_bias()
         return real
 
     def count_parameters(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from fusion_lab.blocks.answering import EarlyFusion, LateFusion, Steps
@@ -18,13 +18,12 @@ from fusion_lab.blocks.pooling import AttentionEncoder
 from fusion_lab.blocks.randomness import Noise
 from fusion_lab.blocks.sequence import ConvolutionEncoder, GRUEncoder
 from fusion_lab.blocks.statistics import StatisticsPooling
-from fusion_lab.config import Config
 from fusion_lab.contracts import Axis, Batch, ConfigError, Modality, Output, Spec
 from fusion_lab.zoo.modalities import Group, group_modalities, place_map, places, present, stack_group, told
-from fusion_lab.zoo.model import MapSpec, Model
+from fusion_lab.zoo.model import AttentionConfig, MapSpec, Model
 
 
-class SensorFusionConfig(Config):
+class SensorFusionConfig(AttentionConfig):
     """Settings of :class:`SensorFusion`.
 
     ``early`` concatenates the sensors' tokens, ``late`` adds up the answers that each sensor gives by itself,
@@ -37,17 +36,9 @@ class SensorFusionConfig(Config):
     fusion: Literal["early", "late", "hybrid"] = "hybrid"
     encoder: Literal["gru", "cnn", "transformer", "lstm"] = "gru"
     pooling: Literal["statistics", "own"] = "statistics"
-    d_model: int = Field(64, ge=4, le=4096)
-    nhead: int = Field(4, ge=1)
     num_layers: int = Field(1, ge=1, le=12)
     patch: int = Field(8, ge=1, le=4096)
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> SensorFusionConfig:
-        if self.d_model % self.nhead:
-            raise ValueError(f"expected d_model to be a multiple of nhead, found {self.d_model} and {self.nhead}")
-        return self
 
 
 class SensorFusion(Model):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from fusion_lab.blocks.encoders import Asked, Encoded, TokenEncoder, VectorEncoder
@@ -16,16 +16,15 @@ from fusion_lab.blocks.heads import TaskHead
 from fusion_lab.blocks.pooling import AttentionEncoder
 from fusion_lab.blocks.randomness import Noise
 from fusion_lab.blocks.sequence import ConvolutionEncoder, GRUEncoder
-from fusion_lab.config import Config
 from fusion_lab.contracts import Axis, Batch, Output, Spec
 from fusion_lab.zoo.modalities import Group, group_modalities, numbered, place_map, places, present, stack_group, told
-from fusion_lab.zoo.model import MapSpec, Model
+from fusion_lab.zoo.model import AttentionConfig, MapSpec, Model
 
 Steps = tuple[str, ...]
 """The sequences whose time steps a task labels, in the order of the spec; empty for a task per row."""
 
 
-class TokenFusionConfig(Config):
+class TokenFusionConfig(AttentionConfig):
     """Settings of :class:`TokenFusion`.
 
     ``sequence_encoder`` and ``bag_encoder`` say what makes a token of a sequence or bag: a ``transformer`` whose
@@ -40,19 +39,11 @@ class TokenFusionConfig(Config):
     fusion: Literal["transformer", "bottleneck", "gated"] = "transformer"
     sequence_encoder: Literal["transformer", "gru", "cnn", "attention"] = "transformer"
     bag_encoder: Literal["attention", "transformer"] = "transformer"
-    d_model: int = Field(64, ge=4, le=4096)
-    nhead: int = Field(4, ge=1)
     num_encoder_layers: int = Field(1, ge=0, le=12)
     num_fusion_layers: int = Field(1, ge=1, le=12)
     num_bottleneck_tokens: int = Field(4, ge=1, le=64)
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     quality: bool = True
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> TokenFusionConfig:
-        if self.d_model % self.nhead:
-            raise ValueError(f"expected d_model to be a multiple of nhead, found {self.d_model} and {self.nhead}")
-        return self
 
 
 class TokenFusion(Model):

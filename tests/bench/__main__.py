@@ -1,4 +1,6 @@
-"""``python tests/bench``: this product against a PyTorch loop, Lightning and skorch, on the same cross-validations."""
+"""``python tests/bench``: this product against a PyTorch loop, Lightning and skorch, on the same cross-validations, and
+against pandas, on the same raw file.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,25 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import results
-from rounds import Failed, Request, race, train_all, write_cases
-from settings import CASES, CONTENDERS, OURS, PACKAGES, PARAMETERS, QUICK, QUICK_MODELS, TAKE_PART, Settings
+from rounds import Failed, Request, race, read, train_all, write_cases
+from settings import (
+    CASES,
+    CONTENDERS,
+    OURS,
+    PACKAGES,
+    PARAMETERS,
+    QUICK,
+    QUICK_MODELS,
+    QUICK_READ_ROWS,
+    READ_ROUNDS,
+    READ_ROWS,
+    READING,
+    TAKE_PART,
+    Settings,
+)
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+ALL = [*CASES, READING]
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,16 +52,17 @@ def count(text: str) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="bench", description=__doc__)
     add = parser.add_argument
-    add("--case", nargs="+", choices=list(CASES), default=list(CASES), help="what is trained (default all)")
+    add("--case", nargs="+", choices=ALL, default=ALL, help="what is trained, or read (default all)")
     add("--d-model", type=int, nargs="+", choices=list(PARAMETERS), default=list(PARAMETERS), help="widths")
-    add("--rounds", type=count, default=3, help="cross-validations of each contender, after a first one (default 3)")
+    often = f"cross-validations of each contender, and {READ_ROUNDS} readings each, after a first one (default 3)"
+    add("--rounds", type=count, default=3, help=often)
     add("--epochs", type=count, help="epochs of each cross-validation (default 2 of relapse, 1 of activity)")
     add("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help="who takes part")
     add("--output", type=Path, default=Path("bench.json"), help="the results' file (default bench.json)")
     add("--quick", action="store_true", help="3 folds, few rows, one epoch, one round: that everything works; no gate")
     add("--gate", action="store_true", help=f"exit code 1 unless stacked folds are {results.GATE:g} times as fast")
     options = parser.parse_args(arguments)
-    options.case = [name for name in CASES if name in options.case]
+    options.case = [name for name in ALL if name in options.case]
     options.d_model = list(dict.fromkeys(options.d_model))
     options.contenders = [name for name in CONTENDERS if name in options.contenders]
     _check(parser, options)
@@ -52,7 +70,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check(parser: Parser, options: argparse.Namespace) -> None:
-    for case in options.case:
+    for case in models_of(options):
         if len(names := taking_part(options, case)) < 2:
             found = f"expected two or more, found {', '.join(names) or 'none'} in the case {case}"
             parser.error(f"--contenders: {found}")
@@ -70,16 +88,38 @@ def _judged(names: list[str]) -> bool:
     return "stacked" in names and any(name not in OURS for name in names)
 
 
+def models_of(options: argparse.Namespace) -> list[str]:
+    """The cases in which something is trained."""
+    return [case for case in options.case if case != READING]
+
+
 def taking_part(options: argparse.Namespace, case: str) -> list[str]:
     """The contenders of a case."""
     return [name for name in options.contenders if name in TAKE_PART[case]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the benchmark; the exit code says whether the contenders trained the same thing."""
+    """Runs the benchmark; the exit code says whether the contenders trained, and read, the same thing."""
     options = parse(arguments)
     machine = results.machine()
     tell(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} before it starts")
+    parts, unequal = trained(options) if models_of(options) else ({}, [])
+    found = {"machine": machine, "quick": options.quick, **results.sections(parts), "equal": not unequal}
+    if "by_width" in found and not options.quick and not unequal:
+        found["gate"] = results.verdict(found["by_width"])
+    if READING in options.case:
+        found[READING] = results.reading(read_raw(options))
+        unequal += results.read_too_differently(found[READING])
+        found["equal"] = not unequal
+    results.write(options.output, found)
+    report(found, parts, unequal, options.output)
+    return FAILED if unequal or (options.gate and not found["gate"]["passed"]) else 0
+
+
+def trained(options: argparse.Namespace) -> tuple[dict[Settings, dict[str, Any]], list[str]]:
+    """What the cross-validations took, and a sentence for each in which contenders trained different things: then none
+    is timed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         files = {one: Path(folder, f"{number}.pt") for number, one in enumerate(settings_of(options))}
         for one in files:
@@ -93,18 +133,20 @@ def main(arguments: list[str] | None = None) -> int:
         for one, request in requests.items() if not unequal else ():
             taken = race(request, 1 if options.quick else options.rounds, tell)
             parts[one] |= {"contenders": taken, "ratios": results.ratios(taken)}
-    found = {"machine": machine, "quick": options.quick, **results.sections(parts), "equal": not unequal}
-    if "by_width" in found and not options.quick and not unequal:
-        found["gate"] = results.verdict(found["by_width"])
-    results.write(options.output, found)
-    report(found, parts, unequal, options.output)
-    return FAILED if unequal or (options.gate and not found["gate"]["passed"]) else 0
+    return parts, unequal
+
+
+def read_raw(options: argparse.Namespace) -> dict[str, Any]:
+    """What reading takes, by the product and by pandas."""
+    rows, rounds = (QUICK_READ_ROWS, 1) if options.quick else (READ_ROWS, READ_ROUNDS * options.rounds)
+    tell(f"reading: {rows:,} rows of raw text, {rounds} rounds")
+    return read(rows, rounds)
 
 
 def settings_of(options: argparse.Namespace) -> list[Settings]:
     """What is cross-validated, in turn."""
     made: list[Settings] = []
-    for case in options.case:
+    for case in models_of(options):
         changes = QUICK[case] if options.quick else {"epochs": options.epochs} if options.epochs else {}
         models = [replace(base, d_model=width, **changes) for base in CASES[case] for width in options.d_model]
         made += models[: QUICK_MODELS[case]] if options.quick else models
@@ -132,10 +174,12 @@ def report(found: dict[str, Any], parts: dict[Settings, dict[str, Any]], unequal
     for one, part in parts.items():
         if "contenders" in part:
             print("", *results.table(one.title, part), sep="\n")
+    if READING in found:
+        print("", *results.reading_table(found[READING]), sep="\n")
     if "gate" in found:
         print("", *results.verdict_lines(found["gate"]), sep="\n")
     for sentence in unequal:
-        print(f"bench: contenders train different things: {sentence}", file=sys.stderr)
+        print(f"bench: contenders do different things: {sentence}", file=sys.stderr)
     print(f"\nwritten to {output}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +29,12 @@ training losses some of them average in float32 whatever they train in. Float64 
 weight decay, which float32 rounds away altogether, shows there as 1e-8, and one weight off by 1e-6 as 1e-9. Float32 is
 what is timed: two matrices whose gradients were laid out wrongly showed as 4e-4."""
 
-PACKAGES = ("torch", "lightning", "skorch", "scikit-learn", "numpy")
+APART = 1e-6
+"""How far apart numbers may be that the product and pandas read, as a share: float32, which ours are, is 6e-8."""
+
+PANDAS = "pandas"
+
+PACKAGES = ("torch", "lightning", "skorch", "scikit-learn", "numpy", "pandas", "pyarrow")
 
 
 def differences(answers: dict[str, Folds]) -> dict[str, Any]:
@@ -62,15 +68,32 @@ def too_different(equality: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
-def ratios(taken: Taken) -> dict[str, dict[str, Any]]:
-    """``{ours: {opponent: {"cpu": {"min", "median", "max"}, "wall": ..., "cold_cpu", "cold_wall"}}}``: opponent's time
+def ratios(taken: Taken, own: Collection[str] = OURS) -> dict[str, dict[str, Any]]:
+    """``{own: {opponent: {"cpu": {"min", "median", "max"}, "wall": ..., "cold_cpu", "cold_wall"}}}``: opponent's time
     over ours, round by round.
     """
     return {
-        mine: {name: _ratio(taken[mine], other) for name, other in taken.items() if name not in OURS}
-        for mine in OURS
+        mine: {name: _ratio(taken[mine], other) for name, other in taken.items() if name not in own}
+        for mine in own
         if mine in taken
     }
+
+
+def reading(found: dict[str, Any]) -> dict[str, Any]:
+    """With rates, in rows a second by the clock, and the product's over pandas': of its ways of reading, by wall and by
+    CPU time.
+    """
+    readers = {
+        name: of | {"rate": found["rows"] / median(one["wall"] for one in of["rounds"])}
+        for name, of in found["readers"].items()
+    }
+    return found | {"readers": readers, "ratios": ratios(readers, [name for name in readers if name != PANDAS])}
+
+
+def read_too_differently(found: dict[str, Any]) -> list[str]:
+    """A sentence where the product has read other numbers than pandas."""
+    apart = found["difference"]
+    return [] if apart <= APART else [f"reading: numbers differ by {apart:.1e}, expected at most {APART:.0e}"]
 
 
 def _ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +191,18 @@ def table(title: str, part: dict[str, Any]) -> list[str]:
         ]
         lines.append("  ".join([own, *against]))
     return [*lines, _left_to_itself(part)]
+
+
+def reading_table(found: dict[str, Any]) -> list[str]:
+    """Who reads, a line each: rows a second, seconds, and how many times pandas' rate that is."""
+    title = f"reading: {found['rows']:,} rows of raw text, {found['bytes'] / 1e6:.0f} MB"
+    lines = [title, f"{'':10} {'rows/s':>9} {'CPU s':>7} {'wall s':>7}  {'rate / pandas':>20} {'by CPU time':>20}"]
+    for name, of in found["readers"].items():
+        cpu, wall = (median(one[kind] for one in of["rounds"]) for kind in ("cpu", "wall"))
+        line = f"{name:10} {of['rate']:9,.0f} {cpu:7.2f} {wall:7.2f}"
+        against = found["ratios"].get(name, {}).get(PANDAS)
+        lines.append(f"{line}  {_range(against, 'wall')} {_range(against, 'cpu')}" if against else line)
+    return lines
 
 
 def _left_to_itself(part: dict[str, Any]) -> str:

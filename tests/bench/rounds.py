@@ -92,12 +92,26 @@ def write_cases(files: Mapping[Settings, Path]) -> list[dict[str, Any]]:
     Raises:
         Failed: one could not be made.
     """
-    requests = json.dumps([(str(file), asdict(settings)) for settings, file in files.items()])
-    command = [sys.executable, str(HERE / "prepare.py"), requests]
+    requests = [(str(file), asdict(settings)) for settings, file in files.items()]
+    return _answers("the cases: expected files", "prepare.py", requests)
+
+
+def read(rows: int, rounds: int) -> dict[str, Any]:
+    """What reading a raw file of so many rows takes: :func:`reading_case.measure`.
+
+    Raises:
+        Failed: it could not be measured.
+    """
+    return _answers("reading: expected times", "reading_case.py", (rows, rounds))[0]
+
+
+def _answers(expected: str, program: str, request: Any) -> list[Any]:
+    """The lines that a program of its own answers a request with."""
+    command = [sys.executable, str(HERE / program), json.dumps(request)]
     done = subprocess.run(command, capture_output=True, text=True, env=one_thread(), check=False)
     if done.returncode:
         told = "\n".join(done.stderr.splitlines()[-LAST_LINES:])
-        raise Failed(f"the cases: expected files, found that their process ended with code {done.returncode}:\n{told}")
+        raise Failed(f"{expected}, found that their process ended with code {done.returncode}:\n{told}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -66,6 +66,15 @@ QUICK = {
 QUICK_MODELS = {"relapse": None, "activity": 1}
 """How many of a case's models a quick run takes: starting the contenders of each is what it spends its time on."""
 
+READING = "reading"
+"""The case in which nothing is trained: raw recordings are read."""
+
+READ_ROWS, QUICK_READ_ROWS = 150_000, 3_000
+"""Of the file that is read."""
+
+READ_ROUNDS = 5
+"""For each round of the cross-validations, which take longer."""
+
 TAKE_PART = {"relapse": tuple(CONTENDERS), "activity": ("stacked", "loop", "plain", "lightning")}
 """The contenders of each case."""
 

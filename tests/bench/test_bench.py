@@ -162,7 +162,7 @@ def test_a_quick_run(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["quick.json"]
     found = json.loads((tmp_path / "quick.json").read_text())
-    assert found["equal"] and found["quick"] and "gate" not in found
+    assert found["equal"] and found["quick"] and "gate" not in found and "reading" in found
     assert list(found["by_width"]) == list(map(str, PARAMETERS))
     titles = {f"d_model {width}": part for width, part in found["by_width"].items()}
     assert all(part["parameters"] == PARAMETERS[int(width)] for width, part in found["by_width"].items())

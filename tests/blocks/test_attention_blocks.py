@@ -301,6 +301,13 @@ def test_groups_are_strangers(queries):
         torch.testing.assert_close(own_weights[0], weights[g])
 
 
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+def test_the_feed_forward_part_is_as_many_times_as_wide_as_is_asked(ratio):
+    layer = TransformerLayer(1, WIDTH, 2, 0.0, ratio)
+    assert layer.feed.up.weight.shape == (1, WIDTH, ratio * WIDTH)
+    assert layer.feed.down.weight.shape == (1, ratio * WIDTH, WIDTH)
+
+
 def test_feed_forward_is_two_linears_around_gelu():
     feed = FeedForward(1, WIDTH, 0.5).double()
     x = tokens_of(1, ROWS, TOKENS)

@@ -47,6 +47,18 @@ def test_each_group_is_initialised_as_torchs_linear_of_its_own_width(group):
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.15)
 
 
+def test_each_group_may_have_an_output_width_of_its_own():
+    grouped = GroupedLinear(3, 4, 5, outs=WIDTHS)
+    x = torch.randn(3, 2, 6, 4)
+    for g, (out, width) in enumerate(zip(grouped(x), WIDTHS, strict=True)):
+        expected = nn.functional.linear(x[g], grouped.weight[g, :, :width].T, grouped.bias[g, :width])
+        torch.testing.assert_close(out[..., :width], expected)
+        assert not out[..., width:].any()
+    assert grouped.real().sum(1).count_nonzero(-1).tolist() == list(WIDTHS)
+    assert grouped.real_bias().sum(-1).tolist() == list(WIDTHS)
+    assert not grouped.weight[~grouped.real()].any() and not grouped.bias[~grouped.real_bias()].any()
+
+
 def some_norm() -> GroupedNorm:
     grouped = GroupedNorm(2, 6)
     with torch.no_grad():

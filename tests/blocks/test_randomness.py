@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 from torch.func import vmap
 
-from fusion_lab.blocks.randomness import LEVELS, Dropout, Noise, count_draws, draw_noise, generator, key
+from fusion_lab.blocks.randomness import LEVELS, Dropout, Noise, count_draws, draw_noise, generator, key, normal
 
 COUNT = 100_000
 SIGNIFICANCE = 1e-4  # the coordinates are fixed, so that a test passes for good or fails for good
@@ -245,3 +245,14 @@ def test_gradients_pass_through_what_is_kept_alone():
     out = Dropout(0.3)(x, noise(1000))
     out.sum().backward()
     assert torch.equal(x.grad, out.detach())
+
+
+def test_normal_values_are_standard_normal_and_finite_whatever_is_drawn():
+    like = torch.empty(COUNT, dtype=torch.float64)
+    values = normal(noise(COUNT), like)
+    assert values.dtype == like.dtype
+    assert stats.kstest(values.numpy(), "norm").pvalue > SIGNIFICANCE
+    outermost = torch.tensor([-(2**15), 2**15 - 1], dtype=torch.int16)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        low, high = normal(Noise(outermost), torch.empty(2, dtype=dtype)).tolist()
+        assert -5 < low == -high < -4

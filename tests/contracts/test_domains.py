@@ -15,6 +15,7 @@ import pytest
 import torch
 from activity_material import sessions, write_parquet
 from data_miniature import write_follow_up, write_miniature
+from oncology_material import write_layout
 from torch import Tensor
 
 from fusion_lab.config import Config, load_yaml, validate
@@ -117,10 +118,25 @@ def _exchanged(tree: dict[str, Any], file: Path) -> dict[str, Any]:
     return tree
 
 
+def oncology_example(folder: Path) -> Example:
+    write_layout(folder, rows=90, gaps=0.05, slides=2, groups=GROUPS)
+    files = sorted(folder.iterdir())
+    return Example(
+        {"root": str(folder), "group": "site"}, tuple(lambda tree, f=f: _requalified(tree, f) for f in files)
+    )
+
+
+def _requalified(tree: dict[str, Any], file: Path) -> dict[str, Any]:
+    with h5py.File(file, "r+") as opened:
+        opened["quality_score"][0] = 0.125
+    return tree
+
+
 EXAMPLES: dict[str, Callable[[Path], Example]] = {
     "synthetic": synthetic_example,
     "table": table_example,
     "activity": activity_example,
+    "oncology": oncology_example,
 }
 
 

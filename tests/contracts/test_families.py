@@ -25,6 +25,13 @@ from fusion_lab.training.stack import Stack
 from fusion_lab.zoo import FAMILIES, Model
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "hcat": {
+        "vae-iterative": {"imputer": "vae-iterative", "n_impute_iterations": 2, "moddrop": 0.3},
+        "vae per batch": {"imputer": "vae", "moddrop_mode": "per_batch", "moddrop": 0.5, "n_global_layers": 1},
+        "mean": {"imputer": "mean", "quality": False},
+        "none": {"imputer": "none", "n_cross_layers": 2},
+        "reference": {"preset": "reference", "n_impute_iterations": 1, "n_global_layers": 1},
+    },
     "token_fusion": {
         "transformer": {"fusion": "transformer", "num_fusion_layers": 2},
         "bottleneck": {"fusion": "bottleneck", "num_bottleneck_tokens": 3},
@@ -59,12 +66,21 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Named variants of every family: each value of each of its options that choose between blocks is in one of them."""
-PER_ROW = {"sensor_fusion"}
+VECTORS = {"hcat"}
+"""Families that take vectors alone, and refuse other modalities."""
+PER_ROW = {"hcat", "sensor_fusion"}
 """Families that answer per row alone, and refuse a task per step."""
 LOOP = {("sensor_fusion", "encoder", "lstm"): "torch.lstm"}
 """Options of which a family says that its folds cannot be stacked, and the operation that is in the way."""
 
-SMALL = {"d_model": 8, "nhead": 2}
+AUGMENTED = {"hcat"}
+"""Families whose training differs from evaluation by more than dropout: by what they hide, add and penalise."""
+ATTENTION = {"d_model": 8, "nhead": 2}
+SMALL: dict[str, dict[str, Any]] = {
+    "hcat": {"d_model": 8, "n_heads": 2, "latent": 8, "vae_width": 16},
+    "sensor_fusion": ATTENTION,
+    "token_fusion": ATTENTION,
+}
 ROWS = 12
 
 
@@ -94,7 +110,12 @@ GAIT, PULSE, SLEEP = (
     numeric("sleep", "sequence", 2, 4),
 )
 CELLS = numeric("cells", "bag", 3, 5)
+PATIENT = tuple(
+    numeric(name, "vector", width)
+    for name, width in {"clinical": 6, "temporal": 3, "pathological": 4, "semantic": 90, "spatial": 8}.items()
+)
 SPECS = {
+    "patients": Spec(PATIENT, (BINARY, MONTHS)),
     "vectors": Spec((numeric("a", "vector", 5), numeric("b", "vector", 2), numeric("c", "vector", 70)), (BINARY,)),
     "sequences": Spec((GAIT, PULSE, SLEEP), (BINARY, MONTHS)),
     "bags": Spec((CELLS, numeric("tiles", "bag", 4, 5)), (GRADE,)),
@@ -103,7 +124,7 @@ SPECS = {
     "steps beside others": Spec((CLINIC, GAIT, CELLS), (PACE,)),
     "steps and rows": Spec((CELLS, GAIT, PULSE, CLINIC, SLEEP), (STAGE, BINARY, WALKING, PACE)),
 }
-LEARNED = {("sensor_fusion", "late", "modalities")}
+LEARNED = {("sensor_fusion", "late", "modalities"), ("hcat", None, "confidence")}
 """Maps of a family and fusion that know no more of a row than which modalities it has."""
 
 
@@ -131,6 +152,11 @@ class Case(NamedTuple):
         return VARIANTS[self.family][self.variant]
 
     @property
+    def imputes(self) -> bool:
+        """Whether a row that has a modality has them all."""
+        return self.family == "hcat" and self.options.get("imputer") != "none"
+
+    @property
     def ways(self) -> dict[tuple[Mode, int | None], int]:
         """How a stack of the model may be computed, and in how many parts."""
         return {way: parts for way, parts in WAYS.items() if way[0] == "loop" or in_the_way(*self[-2:]) is None}
@@ -151,10 +177,16 @@ def per_step(spec: Spec) -> bool:
     return any(task.per_step for task in spec.tasks)
 
 
-EVERY = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS]
+def all_vectors(spec: Spec) -> bool:
+    return all(modality.kind == "vector" for modality in spec.modalities)
+
+
+UNREADABLE = [(f, v, s) for f in sorted(VECTORS) for v in VARIANTS[f] for s in SPECS if not all_vectors(SPECS[s])]
+EVERY = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS if (f, v, s) not in UNREADABLE]
 REFUSED = [(f, v, s) for f, v, s in EVERY if f in PER_ROW and per_step(SPECS[s])]
 CASES = [case for case in EVERY if case not in REFUSED]
 QUICK = {
+    "hcat": {"patients": {"vae-iterative", "mean"}, "vectors": {"vae per batch", "none", "reference"}},
     "token_fusion": {
         "vectors": {"transformer", "bottleneck", "gated"},
         "sequences": {"transformer", "gated", "gru in two layers", "cnn", "attention"},
@@ -180,7 +212,7 @@ def marked(case: tuple[str, str, str], *values):
 
 def build(family: str, variant: str, spec: Spec, seed: int = 0) -> Model:
     kind = FAMILIES[family]
-    tree = {**SMALL, "dropout": 0.2, **VARIANTS[family][variant]}
+    tree = {**SMALL[family], "dropout": 0.2, **VARIANTS[family][variant]}
     torch.manual_seed(seed)
     return kind(validate(kind.Config, {"family": family, **tree}, "test"), spec).double()
 
@@ -258,14 +290,15 @@ def weighed(case: Case, name: str) -> Tensor:
         return torch.stack([here & present(batch, n)[:, None] for n in asking[0].labels], dim=1)
     steps = clock(case.spec, name)
     if not steps:
-        return torch.stack([present(batch, n) for n in labels], dim=-1)
+        here = torch.stack([present(batch, n) for n in labels], dim=-1)
+        return here.any(-1, keepdim=True).expand_as(here) if case.imputes else here
     there = torch.stack([batch.valid[n] for n in steps]).any(0)
     here = [batch.valid[n] if n in steps else present(batch, n)[:, None].expand_as(there) for n in labels]
     return torch.stack(here, dim=-1) & there[..., None]
 
 
 def test_the_suite_knows_every_family_and_every_option():
-    assert set(VARIANTS) == set(FAMILIES)
+    assert set(VARIANTS) == set(SMALL) == set(FAMILIES)
     for family, variants in VARIANTS.items():
         for name, field in FAMILIES[family].Config.model_fields.items():
             options = {o for o in get_args(field.annotation) if isinstance(o, str)}
@@ -278,7 +311,7 @@ def test_what_is_quick_and_what_is_refused_is_known():
     for family, chosen in QUICK.items():
         assert set(chosen) <= set(SPECS)
         assert set().union(*chosen.values()) <= set(VARIANTS[family])
-    assert set(FAMILIES) >= PER_ROW
+    assert set(FAMILIES) >= PER_ROW | VECTORS | AUGMENTED
     assert all(FAMILIES[family].Config.model_fields[option] for family, option, _ in LOOP)
 
 
@@ -292,6 +325,17 @@ def test_a_task_per_step_is_refused_by_a_family_that_answers_per_row(family, var
     others = set(FAMILIES) - PER_ROW
     assert family in told
     assert any(other in told for other in others), "and it tells which family answers per step"
+
+
+@pytest.mark.parametrize(("family", "variant", "spec_name"), UNREADABLE)
+def test_a_modality_that_is_no_vector_is_refused_by_a_family_that_takes_vectors_alone(family, variant, spec_name):
+    first = next(m for m in SPECS[spec_name].modalities if m.kind != "vector")
+    with pytest.raises(ConfigError) as refused:
+        build(family, variant, SPECS[spec_name])
+    told = str(refused.value)
+    assert "\n" not in told
+    assert family in told
+    assert f"'{first.name}', a {first.kind}" in told
 
 
 def test_answers_have_the_shapes_of_the_tasks_and_need_no_target(case):
@@ -541,6 +585,9 @@ def test_without_dropout_no_noise_is_taken(case):
     for module in case.model.modules():
         if isinstance(module, Dropout):
             module.p = 0.0
+    if case.family in AUGMENTED:
+        assert draws(case.model, case.batch) > 0
+        return
     assert draws(case.model, case.batch) == 0
     assert_same(case.model(case.batch, Noise(torch.zeros(0, dtype=torch.int16))), case.model(case.batch), atol=0)
 
@@ -647,10 +694,10 @@ def test_weights_round_trip_through_a_file(case, tmp_path):
 @pytest.mark.parametrize(("family", "variant"), [(f, v) for f, variants in VARIANTS.items() for v in variants])
 def test_settings_round_trip(family, variant):
     kind = FAMILIES[family].Config
-    config = validate(kind, {"family": family, **SMALL, **VARIANTS[family][variant]}, "test")
+    config = validate(kind, {"family": family, **SMALL[family], **VARIANTS[family][variant]}, "test")
     again = validate(kind, json.loads(config.model_dump_json()), "test")
     assert again == config
-    assert {**SMALL, **VARIANTS[family][variant]}.items() <= config.model_dump().items()
+    assert {**SMALL[family], **VARIANTS[family][variant]}.items() <= config.model_dump().items()
 
 
 @given(
@@ -668,6 +715,8 @@ def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, ki
         for i, (w, kind) in enumerate(zip(widths, kinds, strict=False))
     ]
     family, variant = choice
+    if family in VECTORS:
+        modalities = [numeric(m.name, "vector", m.width) for m in modalities]
     steps = set() if family in PER_ROW else stepwise
     labelled = [m.name for i, m in enumerate(modalities) if m.kind == "sequence" and i in steps]
     tasks = [Task(f"step of {name}", "multiclass", ("a", "b", "c"), steps=(name,)) for name in labelled]

@@ -1,5 +1,7 @@
 """Checks of a data set: separation is the AUROC, a leak is told, noise is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_lab.contracts import DataError, Feature, Modality, Provenance, Spec, Task
 from fusion_lab.data.arrays import ArrayDataset
-from fusion_lab.data.checks import FEWEST_OF_A_CLASS, FEWEST_ROWS, check_dataset, separation
+from fusion_lab.data.checks import FEWEST_OF_A_CLASS, FEWEST_ROWS, check_dataset, separation, speak_of_outcome
 
 ROWS = 60
 
@@ -82,6 +84,48 @@ def test_the_threshold_is_the_callers():
     assert 0.7 < score < 0.98
     assert not any("alone tells" in note for note in check_dataset(made))
     assert any("lab: x1 alone tells" in note for note in check_dataset(made, leakage_auroc=score - 0.001))
+
+
+SPEAKING = [
+    "days_to_recurrence",
+    "Progress",
+    "metastasis_1_locations",
+    "vitalStatus",
+    "cause of death",
+    "follow-up",
+    "RFS",
+]
+SILENT = [
+    "age",
+    "primarily_metastasis",
+    "death_of_a_parent_history",
+    "progesterone",
+    "days",
+    "deadline",
+    "e0",
+    "status",
+]
+
+
+@pytest.mark.parametrize("name", SPEAKING)
+def test_a_column_named_after_an_outcome_is_noted_whatever_it_holds(name):
+    inputs, target = noise()
+    made = dataset(inputs, target)
+    features = (*made.spec.modalities[0].features[:2], Feature(f"{name}=late", "category", name))
+    named = replace(made, spec=replace(made.spec, modalities=(replace(made.spec.modalities[0], features=features),)))
+    assert (
+        f"lab: named after an outcome: {name}: known before it? (leave out what is not with ignore)"
+        in check_dataset(named)
+    )
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_was_known_at_first_and_other_words_speak_of_no_outcome(name):
+    assert not speak_of_outcome([name])
+
+
+def test_of_many_columns_named_after_an_outcome_the_first_are_told():
+    assert speak_of_outcome([*SPEAKING, *SILENT]) == f"{', '.join(SPEAKING[:4])} and {len(SPEAKING) - 4} more"
 
 
 def test_a_gap_or_an_absence_that_tells_the_label_is_noted():

@@ -118,6 +118,14 @@ def test_features_and_tasks_of_the_spec(files):
     assert found.task("died").positive == "yes"
 
 
+def test_modalities_that_are_not_used_are_as_if_they_were_not_described(files):
+    used = settings_of(files, changed(use=["image"]))
+    alone = settings_of(files, changed(modalities={"image": changed()["modalities"]["image"]}))
+    assert [m.name for m in load(used).spec.modalities] == ["image"]
+    assert load(used).provenance.digest == load(alone).provenance.digest
+    assert settings_of(files, used.model_dump(mode="json")) == used, "what is logged reads back to it"
+
+
 def test_the_spec_knows_both_words_of_a_binary_column_and_which_columns_have_gaps(files):
     edit(files, "clinic.csv", lambda f: f.__setitem__("ever", ["0", "1"] * 15))
     tree = changed(modalities__clinic__kinds={"sex": "binary", "ever": "binary", "site": "category"})
@@ -567,6 +575,8 @@ def test_uneven_array(files):
         ({"modalities__clinic__vocabulary": {"sex": ["m"]}}, "expected two values of a binary column, found ['m']"),
         ({"modalities": {}}, "modalities: expected at least 1 item, found {}"),
         ({"modalities": {"a/b": {"file": "clinic.csv"}}}, "modalities: expected names of letters, digits"),
+        ({"use": ["clinc"]}, "use: expected names of modalities, found 'clinc' (did you mean 'clinic'?)"),
+        ({"use": []}, "use: expected at least 1 item"),
         ({"leakage_auroc": 1.5}, "leakage_auroc: expected less than or equal to 1, found 1.5"),
     ],
 )

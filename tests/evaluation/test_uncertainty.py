@@ -51,14 +51,16 @@ def test_mean_entropy_and_information_are_their_definitions(passes, rows, seed, 
         assert (of.entropy <= np.log(stacked.shape[-1]) + 1e-12).all()
 
 
-def test_the_deviation_of_a_regression_is_numpys():
+def test_the_deviation_of_values_and_probabilities_is_numpys():
     scores = drawn(7, 30)
-    stacked = np.stack([s["dose"] for s in scores])
-    found = over_passes(scores, SPEC)["dose"]
-    np.testing.assert_allclose(found.mean, stacked.mean(0))
-    np.testing.assert_allclose(found.std, stacked.std(0, ddof=1))
-    assert found.entropy is None and found.information is None
-    assert np.isnan(over_passes(scores[:1], SPEC)["dose"].std).all()
+    for task in (DOSE, EVENT):
+        stacked = np.stack([s[task.name] for s in scores])
+        found = over_passes(scores, SPEC)[task.name]
+        np.testing.assert_allclose(found.mean, stacked.mean(0))
+        np.testing.assert_allclose(found.std, stacked.std(0, ddof=1))
+        assert (found.entropy is None) == (found.information is None) == (task is DOSE)
+        assert np.isnan(over_passes(scores[:1], SPEC)[task.name].std).all()
+    assert over_passes(scores, SPEC)["site"].std is None
 
 
 def test_passes_that_agree_say_nothing_of_the_weights():

@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
-from comparison_material import made_entry
+from comparison_material import ACCURACY, F1, made_entry
 
-from fusion_lab.jobs.cells import PREDICTIONS, RESULT, Done, is_finished, load_cell, save_cell
+from fusion_lab.evaluation.comparison import compare
+from fusion_lab.jobs.cells import (
+    PREDICTIONS,
+    RESULT,
+    Done,
+    best_cell,
+    is_finished,
+    load_cell,
+    save_cell,
+    sweep_metrics,
+)
+from fusion_lab.report.comparison import Line, Report
 
 
 def done(fingerprint, seed=0):
@@ -41,3 +52,30 @@ def test_a_cell_that_lost_its_predictions_is_not_finished(tmp_path):
     assert (tmp_path / RESULT).is_file()
     (tmp_path / PREDICTIONS).unlink()
     assert not is_finished(tmp_path, "mine") and load_cell(tmp_path, "mine") is None
+
+
+def report_of(*strengths: float) -> Report:
+    """Cells of these strengths, one that is missing, and a baseline that is better than all."""
+    cells = [made_entry(f"x={place}", strength, place) for place, strength in enumerate(strengths)]
+    baseline = made_entry("trees", 9.0, len(cells), kind="baseline")
+    lines = [Line("x", cell.name, cell.name) for cell in cells]
+    lines += [Line("x", "x=lost", "", missing="it diverged"), Line("baselines", "trees", "trees", "baseline")]
+    found = compare([*cells, baseline], [F1, ACCURACY], "x=0") if cells else None
+    return Report("A sweep", tuple(lines), found, {}, ())
+
+
+def test_the_best_cell_is_chosen_by_validation_rows_among_cells():
+    report = report_of(0.2, 1.0, 0.5)
+    values = {f"x={place}": report.comparison.standing(f"x={place}", "f1", "val").value for place in range(3)}
+    best = best_cell(report)
+    assert values[best] == max(values.values()) < report.comparison.standing("trees", "f1", "val").value
+    metrics = sweep_metrics(report)
+    assert (metrics["cells_finished"], metrics["cells_missing"]) == (3, 1)
+    assert metrics["objective"] == metrics["val/f1"] == values[best]
+    assert metrics["test_selected/accuracy"] == report.comparison.standing(best, "accuracy").value
+    assert not any(name.startswith("test/") for name in metrics)  # what was selected is not told as if it had not been
+
+
+def test_a_sweep_without_a_finished_cell_has_counts_alone():
+    assert best_cell(report_of()) == ""
+    assert sweep_metrics(report_of()) == {"cells_finished": 0, "cells_missing": 1}

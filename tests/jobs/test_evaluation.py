@@ -2,69 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from jobs_stage import TINY, Stage, artifact_folder
+from evaluation_material import CONFIG, TASKS, evaluated, made
+from jobs_stage import Stage
 from PIL import Image
 
 from fusion_lab.evaluation.folds import score_folds
 from fusion_lab.evaluation.recordings import by_recording
 from fusion_lab.evaluation.settings import EvaluationConfig
-from fusion_lab.experiment import Materials, override, resolve
-from fusion_lab.jobs.evaluation import evaluate
-from fusion_lab.jobs.final import Trained
-from fusion_lab.jobs.progress import Progress
-from fusion_lab.tracking.store import Store
-from fusion_lab.training import cross_validate
 
-TASKS = {"outcome": {"kind": "binary"}, "grade": {"kind": "multiclass"}, "dose": {"kind": "regression"}}
-FILES = {"calibration.json", "calibration.png", "missing_modality.json", "missing_modality.png", "results.json"}
+FILES = {
+    *("calibration.json", "calibration.png", "missing_modality.json", "missing_modality.png"),
+    *("results.json", "rows.csv"),
+}
 WITH_DROPOUT, WITH_GROUPS = {"uncertainty.json", "uncertainty.parquet"}, {"groups.csv"}
-CONFIG = EvaluationConfig(mc_samples=3, latency_rows=5)
-
-
-def made(changes=None, recordings: bool = True) -> tuple[Trained, Materials]:
-    tree = override({"name": "tiny", **TINY}, {"data.tasks": TASKS, "data.unknown_labels": 0.1, **(changes or {})})
-    experiment = resolve(tree, "tiny")
-    materials = Materials.load(experiment)
-    if recordings:
-        names = np.array([f"recording {i // 2}" for i in range(len(materials.dataset))])
-        # two neighbours are of one recording, and of one subject; those whose labels differ have none as a whole
-        materials = Materials(replace(materials.dataset, recording=names, group=names), materials.folds)
-    return Trained.of(experiment, cross_validate(materials.plan(experiment))), materials
 
 
 @pytest.fixture(scope="module")
 def trained():
     return made()
-
-
-class Left:
-    """What a run was left with."""
-
-    def __init__(self, stage, run_id: str, lines: list[str]) -> None:
-        run = stage.client.get_run(run_id)
-        self.lines, self.metrics, self.folder = lines, run.data.metrics, artifact_folder(run) / "evaluation"
-
-    @property
-    def files(self) -> set[str]:
-        return {file.name for file in self.folder.glob("*")}
-
-    def json(self, name: str):
-        return json.loads((self.folder / name).read_text())
-
-
-def evaluated(stage, trained: Trained, materials: Materials, config: EvaluationConfig = CONFIG) -> Left:
-    with Store.open(stage.uri) as store:
-        with store.start_run(store.experiment_id("tiny"), "evaluated") as run:
-            lines = evaluate(trained, materials, config, run, Progress(io.StringIO()))
-        store.flush()
-    return Left(stage, run.id, lines)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +52,7 @@ def test_everything_is_there_and_readable(left, trained):
     assert rows.groupby("task")["std"].count().to_dict() == {
         "dose": len(predictions.row),
         "grade": 0,
-        "outcome": 0,
+        "outcome": len(predictions.row),
     }
     assert (rows["mutual_information"].dropna() >= 0).all()
     known = rows[rows["task"] == "dose"].set_index("id")["target"].notna()
@@ -161,7 +121,7 @@ def test_recordings_are_scored_as_rows_are(left, trained):
 
 def test_the_same_weights_give_the_same_files(left, stage, trained):
     first, second = left, evaluated(stage, *trained)
-    for name in ("calibration.json", "missing_modality.json", "uncertainty.json", "uncertainty.parquet", "groups.csv"):
+    for name in {"calibration.json", "missing_modality.json", "rows.csv"} | WITH_DROPOUT | WITH_GROUPS:
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes(), name
     timed = {"evaluation/latency_ms", "evaluation/rows_per_second"}
     assert {k: v for k, v in first.metrics.items() if k not in timed} == {
@@ -181,7 +141,7 @@ def test_optimistic_scores_stand_under_a_name_of_their_own(stage, trained):
 def test_what_is_switched_off_or_not_there_is_left_out(stage):
     config = EvaluationConfig(mc_samples=0, latency_rows=0, most_subsets=2)
     left = evaluated(stage, *made({"data.tasks": {"dose": {"kind": "regression"}}}, recordings=False), config)
-    assert left.files == {"missing_modality.json", "missing_modality.png", "results.json"}
+    assert left.files == {"missing_modality.json", "missing_modality.png", "results.json", "rows.csv"}
     assert len(left.json("missing_modality.json")["all_combinations"]) == 2
     assert not any("latency" in line or "MC dropout" in line or "recordings" in line for line in left.lines)
 

@@ -10,7 +10,7 @@ from jobs_stage import TINY, Stage, at_epoch, run_command, run_signalled, values
 
 from fusion_lab.cli import main
 from fusion_lab.jobs import train
-from fusion_lab.tracking.sweep import CLOSED
+from fusion_lab.tracking.stale import CLOSED
 
 HPO = ("hpo", "--experiment=tiny", "--trials=3")
 TRAIN = ("train", "--experiment=tiny")
@@ -94,7 +94,7 @@ def results(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_training_continues_to_the_same_bits(number, stage, monkeypatch, capsys, results):
-    stage.experiment("tiny", TINY, training__epochs=5, training__patience=5)
+    stage.experiment("tiny", TINY, training__epochs=5, training__patience=5, training__checkpoints="all")
     with monkeypatch.context() as patch:
         at_epoch(patch, "tiny", 3, send(number))
         assert main(TRAIN) == 130
@@ -120,8 +120,14 @@ def same_bits(one, other) -> bool:
         for a, b in zip(one.folds, other.folds, strict=True)
         for name in a.weights
     )
+    same_checkpoints = all(
+        checkpoint.weights[name].equal(b.checkpoints[kind].weights[name])
+        for a, b in zip(one.folds, other.folds, strict=True)
+        for kind, checkpoint in a.checkpoints.items()
+        for name in checkpoint.weights
+    )
     same_curves = [fold.history for fold in one.folds] == [fold.history for fold in other.folds]
-    return same_scores and same_weights and same_curves
+    return same_scores and same_weights and same_checkpoints and same_curves
 
 
 def test_the_checkpoint_of_another_configuration_is_not_taken_up(stage, monkeypatch, capsys, results):

@@ -15,7 +15,7 @@ from fusion_lab.report.attention import NO_PROOF
 from fusion_lab.tracking.attention import attention_html
 from fusion_lab.tracking.predictions import RowNames
 from fusion_lab.tracking.trial import Outcome
-from fusion_lab.training.results import CrossValidation, FoldResult
+from fusion_lab.training.results import Checkpoint, CrossValidation, FoldResult
 
 ROWS = 12
 
@@ -50,6 +50,7 @@ def test_a_kept_trial_has_weights_curves_one_page_of_all_maps_and_every_rows_wei
     assert files(folder) == {
         *(f"checkpoints/fold{k}.{end}" for k in (0, 1) for end in ("safetensors", "json")),
         *("curves.html", "attention/attention.html", "attention/a_b.parquet", "attention/a_b 2.parquet"),
+        "training_summary.json",
     }
     for fold in outcome.result.folds:
         assert load_file(folder / f"checkpoints/fold{fold.fold}.safetensors")["w"].equal(fold.weights["w"])
@@ -61,6 +62,21 @@ def test_a_kept_trial_has_weights_curves_one_page_of_all_maps_and_every_rows_wei
     table = parquet.read_table(io.BytesIO((folder / "attention/a_b.parquet").read_bytes())).to_pandas()
     assert np.allclose(table.groupby("id", observed=True)["weight"].sum(), 1, atol=1e-5)
     assert set(table["id"]) == set(outcome.ids)
+
+
+def test_a_kept_trial_has_all_checkpoints_and_its_summary_says_where(tmp_path, outcome):
+    other = {"best_death": Checkpoint(2, {"w": torch.ones(2)}), "final": Checkpoint(2, {"w": torch.zeros(2)})}
+    folds = tuple(replace(fold, checkpoints=other) for fold in outcome.result.folds)
+    keep_trial(tmp_path / "kept", replace(outcome, result=replace(outcome.result, folds=folds)))
+    told = json.loads((tmp_path / "kept" / "training_summary.json").read_text())["checkpoints"]
+    assert told.keys() == {"restored", *other}
+    for name, files_of_folds in told.items():
+        for fold in folds:
+            file, epoch = files_of_folds[fold.name]["file"], files_of_folds[fold.name]["epoch"]
+            weights = other[name].weights if name in other else fold.weights
+            assert load_file(tmp_path / "kept" / file)["w"].equal(weights["w"])
+            beside = json.loads((tmp_path / "kept" / file).with_suffix(".json").read_text())
+            assert epoch == beside["best_epoch"] == (other[name].epoch if name in other else fold.best_epoch)
 
 
 def test_a_trial_without_maps_is_kept_without_them(tmp_path, outcome):

@@ -2,13 +2,20 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from activity_material import assert_same_samples, recorded, write_dat
+from data_miniature import write_miniature
 from jobs_stage import refused
 
 from fusion_lab.cli import main
+from fusion_lab.config import parse_overrides
+from fusion_lab.data import DOMAINS
+from fusion_lab.data.oncology import OncologyConfig
+from fusion_lab.experiment import read_experiment
 
 EXPERIMENT = {
     "data": {"domain": "activity", "root": "raw"},
@@ -93,3 +100,102 @@ def test_terminated_as_interrupted(worn, capsys, monkeypatch):
     assert sorted(path.name for path in (worn.folder / "ready").iterdir()) == ["subject_101.npy", "unfinished.json"]
     assert main(["prepare", "--experiment=worn", "--output=ready"]) == 0
     assert_same_samples(recorded(worn.folder / "raw"), recorded(worn.folder / "ready"))
+
+
+@pytest.fixture
+def tables(stage):
+    """A stage with the tables of the hancock experiment, in miniature."""
+    write_miniature(stage.folder / "tables", rows=60)
+    return stage
+
+
+TO_HDF5 = ("prepare", "--experiment=hancock", "--data=tables", "--output=ready", "--to=oncology")
+MANY = "--set=data.use=['clinical', 'pathological', 'blood', 'icd_codes', 'cell_density', 'tma_CD3', 'tma_HE']"
+
+
+def encoded(stage, name="ready"):
+    return DOMAINS["oncology"].load(OncologyConfig(root=str(stage.folder / name)))
+
+
+def test_tables_in_another_layout_are_the_same_data_set(tables, capsys):
+    assert main([*TO_HDF5, MANY]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out[:7]] == [
+        *("pathological:", "blood:", "icd_codes:", "cell_density:", "tma_CD3:", "tma_HE:", "clinical:"),
+    ]
+    assert out[-1].strip() == "fusion-lab train --experiment oncology --data ready"
+    config = read_experiment("hancock", parse_overrides(MANY.removeprefix("--set=")), "tables").data
+    table, made = DOMAINS["table"].load(config), encoded(tables)
+    assert made.ids.tolist() == table.ids.tolist()
+    assert made.spec.tasks == table.spec.tasks
+    everyone = torch.arange(len(table))
+    for ours, theirs in zip(table.gather(everyone)[:6], made.gather(everyone)[:6], strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(theirs[name], leaf) for name, leaf in ours.items())
+
+
+def test_components_in_place_of_tables(tables, capsys):
+    assert main([*TO_HDF5, MANY, "--encoder=pca", "--width=3"]) == 0
+    assert capsys.readouterr().out.startswith("warning: every PCA is fitted on all patients")
+    assert max(modality.width for modality in encoded(tables).spec.modalities) == 3
+
+
+def test_the_same_command_continues_in_another_layout(tables, capsys, monkeypatch):
+    """SIGTERM while the second file is written."""
+    whole, calls = Path.write_bytes, []
+
+    def write(path, content):
+        calls.append(path)
+        if len(calls) == 2:
+            whole(path, b"half")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert main([*TO_HDF5, MANY]) == 130
+    assert capsys.readouterr().err.strip() == "fusion-lab: terminated; the same command continues"
+    assert [path.name for path in (tables.folder / "ready").iterdir()] == ["pathological.h5"]
+    assert main([*TO_HDF5, MANY]) == 0
+    assert "pathological: written already (1 of 7)" in capsys.readouterr().out
+    assert len(encoded(tables).spec.modalities) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--to=oncologie"], "to: expected a domain that data sets are written for, found 'oncologie' (did you mean"),
+        (["--to=table"], "to: expected a domain that data sets are written for, found 'table' (known: oncology)"),
+        (["--to=oncology", "--encoder=vae"], "encoder: expected one of none, pca, found 'vae'"),
+        (["--to=oncology", "--width=8"], "width: expected none without an encoder that is fitted, found 8"),
+        (["--encoder=pca"], "encoder: expected --to=DOMAIN beside it, found 'pca' alone"),
+        (["--width=8"], "width: expected --to=DOMAIN beside it, found 8 alone"),
+        (["--to=oncology", "--width=0"], "argument --width: expected a whole number from 1 on, found '0'"),
+        (["--to=oncology", "--output=tables"], "tables: expected a folder other than that of the files"),
+        (["--to=oncology", "--set=data.use=[blood]"], "modality 'clinical': expected it for every patient"),
+    ],
+)
+def test_mistakes_about_another_layout(tables, capsys, options, says):
+    command = ("prepare", "--experiment=hancock", "--data=tables", "--output=ready", MANY, *options)
+    refused(tables, capsys, *command, says=(says,))
+    assert not (tables.folder / "ready").exists()
+
+
+def test_recordings_have_no_place_in_another_layout(worn, capsys):
+    says = ("expected a vector, as HDF5 embeddings are, found a sequence",)
+    refused(
+        worn,
+        capsys,
+        "prepare",
+        "--experiment=worn",
+        "--output=ready",
+        "--to=oncology",
+        "--set=data.chunk=16",
+        says=says,
+    )
+
+
+def test_data_sets_without_files_can_be_written(stage, capsys):
+    """A folder is what makes the difference between input and output; generated data have none."""
+    command = ["prepare", "--experiment=tiny", "--output=ready", "--to=oncology"]
+    assert main([*command, "--set=data.modalities.clinical={width: 4}"]) == 0
+    assert {m.name: m.width for m in encoded(stage).spec.modalities} == {"clinical": 4, "left": 3, "right": 3}

@@ -56,7 +56,10 @@ def test_a_sweep_from_end_to_end(swept, capsys, monkeypatch):
     result = sweep.run("tiny")
     assert result.exit_code == 0 and result.missing == ()
     out = capsys.readouterr().out
-    assert "cell 4/4 d_model=16  val" in out and "cell 3/4 d_model=8: same configuration as fusion=transformer" in out
+    assert (
+        "cell 4/4 d_model=16  val AUROC 0." in out
+        and "cell 3/4 d_model=8: same configuration as fusion=transformer" in out
+    )
     (parent,) = swept.of_kind("sweep")
     cells = swept.of_kind("cell")
     assert [run.info.run_name for run in cells] == LABELS
@@ -72,6 +75,13 @@ def test_a_sweep_from_end_to_end(swept, capsys, monkeypatch):
         assert ("curves.json" in files) == (run.info.run_name != "d_model=8")
         assert {"test/auroc", "val/auroc", "fold2/test/outcome/auroc", "parameters"} <= set(run.data.metrics)
     assert cells[0].data.metrics["test/auroc"] == cells[2].data.metrics["test/auroc"]
+    best = max(cells, key=lambda run: run.data.metrics["objective"])
+    assert parent.data.metrics["objective"] == pytest.approx(best.data.metrics["objective"])
+    assert parent.data.metrics["cells_finished"] == len(LABELS)
+    for run in cells:
+        story = run.data.tags["mlflow.note.content"]
+        assert f"Cell {run.info.run_name} of sweep" in story and "config.yaml" in story
+        assert ("The same configuration as" in story) == (run.info.run_name == "d_model=8")
     assert swept.halves() == []
     check_tables(folder_of(swept))
     assert result.report.entries == ["fusion=transformer", "fusion=gated", "d_model=16"]  # equal cells are one

@@ -7,7 +7,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import Batch, ConfigError, Output, Spec, Task
-from fusion_lab.objectives import Objective, ObjectiveConfig
+from fusion_lab.objectives import Objective, ObjectiveConfig, mean_penalties
 
 BINARY = Task("died", "binary", ("no", "yes"))
 GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
@@ -83,6 +83,20 @@ def test_an_unknown_label_moves_neither_loss_nor_gradient(binary):
         assert torch.equal(gradient[name], other_gradient[name])
         assert not gradient[name][~known].any()
         assert gradient[name][known].any()
+
+
+def test_penalties_are_told_as_means_over_the_rows_that_count_whatever_they_weigh():
+    output, batch, weight = some_output(), some_batch(), torch.ones(ROWS)
+    weight[[0, 5]] = 0
+    batch = batch._replace(weight=weight)
+    for share in (0.0, 0.3):
+        objective = Objective(ObjectiveConfig(penalty_weights={"vae": share}), SPEC, ("vae",))
+        told = mean_penalties(output, batch)
+        torch.testing.assert_close(told, {"vae": output.penalties["vae"][weight > 0].mean().detach()})
+        without = objective(output._replace(penalties={}), batch, CLASS_WEIGHTS)
+        torch.testing.assert_close(objective(output, batch, CLASS_WEIGHTS), without + share * told["vae"])
+        assert not told["vae"].requires_grad
+    assert mean_penalties(output._replace(penalties={}), batch) == {}
 
 
 def test_a_padding_row_counts_nowhere_and_the_rest_as_if_it_were_not_there():

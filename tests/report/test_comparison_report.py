@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from comparison_material import ACCURACY, F1, LOSS, made_entry
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from fusion_lab.evaluation.comparison import compare
+from fusion_lab.evaluation.comparison import SEPARATE, compare
 from fusion_lab.report.comparison import (
     OPTIMISTIC,
     Line,
@@ -22,7 +23,7 @@ from fusion_lab.report.comparison import (
     signed,
     table_lines,
 )
-from fusion_lab.report.comparison_page import comparison_html
+from fusion_lab.report.comparison_page import _forest, _symbol, comparison_html
 from fusion_lab.tracking.runs import json_bytes
 
 NAMES = {"f1": "macro F1", "log_loss": "log loss"}
@@ -104,6 +105,20 @@ def test_the_page_says_what_was_compared_and_what_is_missing(page, report):
     assert "\\u2020 other rows" in page and "green baselines" in page  # the sign on pairs of other rows is explained
     recordings = report.comparison.standing("chunk=512", "f1").recordings
     assert f"<td>{recordings:.3f}</td>" in page
+
+
+def test_a_hollow_marker_is_of_all_rows_together_and_p_stands_beside_the_differences(report):
+    contrasts = report.comparison.contrasts
+    measures = {m.key for m in report.comparison.measures}
+    assert {c.measure for c in contrasts} == measures
+    for found in (*contrasts, *(replace(c, pooled=not c.pooled) for c in contrasts)):
+        apart = found.corrected < SEPARATE
+        assert _symbol(found).endswith("-open") == found.pooled and _symbol(found).startswith("diamond") == apart
+    figure = _forest(report, report.comparison)
+    texts = [trace for trace in figure.data if trace.mode == "text"]
+    assert len(texts) == len(measures) and all(trace.xaxis == "x2" for trace in texts)
+    for button in figure.layout.updatemenus[0].buttons:
+        assert len(button.args[0]["visible"]) == len(figure.data)
 
 
 def test_the_picture_has_a_row_for_every_entry(report):

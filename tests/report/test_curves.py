@@ -1,11 +1,20 @@
 import io
-import math
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from report_material import make_folds
 
-from fusion_lab.report.curves import curves_dict, curves_html, curves_png, fold_matrix, mean_curves, task_of
+from fusion_lab.report.curves import (
+    _fold_lines,
+    _mean_line,
+    curves_dict,
+    curves_html,
+    curves_png,
+    fold_matrix,
+    mean_curves,
+    task_of,
+)
 
 
 def test_a_stopped_fold_carries_its_restored_value_forward():
@@ -63,4 +72,18 @@ def test_the_page_needs_no_network():
     assert "demo &lt;1&gt;" in page
     assert '"showSendToCloud": false' in page  # no button that uploads the figure
     assert len(page) > 1e6
-    assert math.isclose(page.count("Plotly.newPlot("), 1, abs_tol=2)
+    assert page.count('class="plotly-graph-div"') == 1
+
+
+def test_a_watched_f1_is_called_macro():
+    history = ({"epoch": 1, "val/act/f1": 0.5}, {"epoch": 2, "val/act/f1": 0.6})
+    page = curves_html([replace(fold, history=history) for fold in make_folds((2, 2), (2, 1))])
+    assert "act: validation macro F1" in page and "validation f1" not in page
+
+
+def test_no_fold_looks_like_the_mean():
+    black = _mean_line(make_folds(), "val/loss", "solid", True).line.color
+    folds = make_folds(lengths=(2,) * 24, bests=(1,) * 24)
+    looks = [(line.line.color, line.line.dash) for line in _fold_lines(folds, "val/loss", "solid", True)]
+    assert len(set(looks)) == len(looks) and black not in {colour for colour, _ in looks}
+    assert {line.line.dash for line in _fold_lines(folds, "train/loss", "dot", True)} == {"dot"}

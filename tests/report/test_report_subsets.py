@@ -8,6 +8,7 @@ from PIL import Image
 
 from fusion_lab.evaluation.labelled import Told
 from fusion_lab.evaluation.subsets import SubsetScores, choose_subsets, worth
+from fusion_lab.report import style
 from fusion_lab.report.drawing import draw_here
 from fusion_lab.report.subsets import MOST_SUBSETS, drawn, subsets_dict, subsets_png
 
@@ -47,6 +48,19 @@ def test_bars_dots_and_importance_have_ink_and_survive_json(count):
         assert quarter.sum() > 200
     assert draw_here("subsets", json.loads(json.dumps(payload))) == picture
     assert (payload["note"] == "") == (count < 13)
+
+
+def test_what_is_below_0_is_red_where_it_means_harm_alone():
+    payload = payload_of(2)
+    red = tuple(int(style.OKABE_ITO[1][i : i + 2], 16) for i in (1, 3, 5))
+
+    def reds(gain, importance):
+        worth = {"modality_gain": gain, "modality_importance": importance}
+        told = {key: {"event": dict.fromkeys(payload["modalities"], value)} for key, value in worth.items()}
+        picture = np.asarray(Image.open(io.BytesIO(subsets_png({**payload, **told}))).convert("RGB"))
+        return int((picture == red).all(-1).sum())
+
+    assert reds(0.1, -0.3) == 0 < reds(-0.1, 0.3)
 
 
 def test_scores_that_are_undefined_are_drawn():

@@ -10,8 +10,8 @@ from PIL import Image
 from report_material import make_study
 
 from fusion_lab.report import study as figures
-from fusion_lab.report.study import is_number, ordered_params, ordered_scores, spread
-from fusion_lab.report.study_page import study_html
+from fusion_lab.report.study import RELIABLE, is_number, ordered_params, ordered_scores, spread, ticks
+from fusion_lab.report.study_page import _history, study_html
 
 DRAW = [figures.history_png, figures.comparison_png, figures.parameters_png]
 
@@ -37,8 +37,40 @@ def test_parameters_that_vary_stand_most_important_first(study):
 
 
 def test_a_comparison_of_pooled_scores_says_so(study):
-    assert "Mean over folds and 95% interval" in study_html(study)
-    assert "Pooled over folds and 95% interval" in study_html(replace(study, pooled=True))
+    assert "Mean over folds and 95 % interval" in study_html(study)
+    assert "Pooled over folds and 95 % interval" in study_html(replace(study, pooled=True))
+
+
+def test_importance_says_what_it_rests_on_and_when_that_is_too_little(study):
+    assert "from 4 complete trials, of 2 parameters: not to be relied on" in study.importance_note
+    assert study.importance_note in study_html(study)
+    many = pd.DataFrame({"number": range(RELIABLE), "value": 0.5, "state": "complete"})
+    assert replace(study, trials=many).importance_note == f"from {RELIABLE} complete trials, of 2 parameters"
+    assert replace(study, importance=pd.Series(dtype=float)).importance_note == ""
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9), st.booleans())
+def test_ticks_are_few_ascend_and_lie_where_the_values_do(values, log):
+    found, low, high = np.array(ticks(np.array(values), log)), min(values), max(values)
+    assert len(found) <= 7 and (np.diff(found) > 0).all()
+    room = (high - low) / 50 + 1e-9 * high
+    assert ((found >= low - room) & (found <= high + room)).all()
+
+
+@given(st.lists(st.integers(-50, 500), min_size=1, max_size=9))
+def test_whole_numbers_have_whole_ticks(values):
+    assert all(tick.is_integer() for tick in ticks(np.array(values, dtype=float)))
+
+
+def test_names_of_baselines_are_led_to_their_lines(study):
+    figure = _history(study)
+    leaders = {note.y: note.text for note in figure.layout.annotations if note.ayref == "y"}
+    assert list(leaders) == study.baselines["mean"].tolist()
+    assert all(f"{value:.3f}" in text for value, text in leaders.items())
+    low, high = figure.layout.yaxis.range
+    assert low < min(leaders) and high > study.trials["value"].max()
+    assert list(figure.layout.xaxis.tickvals) == study.trials["number"].tolist()
 
 
 def test_a_switch_is_no_number():

@@ -209,8 +209,57 @@ BRANCHES = {
     ],
 )
 def test_where_an_experiment_lies_in_a_space(settings, point):
-    tree = {"model": {"num_fusion_layers": 1, **settings}, "optimiser": {"lr": settings["lr"]}}
-    assert parse_space(BRANCHES, "f.yaml").point(tree) == point
+    model = {"num_fusion_layers": 1, **{name: value for name, value in settings.items() if name != "lr"}}
+    space = parse_space(BRANCHES, "f.yaml")
+    assert space.point({"model": model, "optimiser": {"lr": settings["lr"], "schedule": "constant"}}) == point
+    assert space.point({"model": model, "optimiser": {"lr": settings["lr"], "schedule": "cosine"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("fixed", "value", "same"),
+    [(1, 1.0, True), (None, None, True), (True, 1, False), (0, False, False), (None, 0.5, False), (0.5, None, False)],
+)
+def test_an_experiment_that_differs_in_what_is_fixed_lies_outside(fixed, value, same):
+    space = parse_space({"model": {"dropout": {"float": [0.0, 0.5]}}, "optimiser": {"clip": fixed}}, FILE)
+    assert space.point({"model": {"dropout": 0.1}, "optimiser": {"clip": value}}) == (
+        {"model.dropout": 0.1} if same else None
+    )
+    assert space.point({"model": {"dropout": 0.1}}) is None, "it does not have the setting"
+
+
+FIXING = {
+    "model": {
+        "nhead": 1,
+        "fusion": {"choice": {"gated": {"d_model": 8}, "bottleneck": {"d_model": {"choice": [8, 16]}}}},
+        "dropout": {"choice": [0.0, 0.1, 0.2]},
+    },
+    "optimiser": {"clip": None},
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            "model.nhead": st.sampled_from([1, 2]),
+            "model.fusion": st.sampled_from(["gated", "bottleneck", "transformer"]),
+            "model.d_model": st.sampled_from([8, 16]),
+            "model.dropout": st.sampled_from([0.0, 0.1, 0.3]),
+            "optimiser.clip": st.sampled_from([None, 1.0]),
+        }
+    ),
+    st.integers(0, 1000),
+)
+def test_the_trial_at_an_experiments_point_is_the_experiment_as_it_is(changes, seed):
+    space = parse_space(FIXING, FILE)
+    experiment = base(changes)
+    point = space.point(experiment.resolved())
+    if point is not None:
+        again = space.sample(optuna.trial.FixedTrial(point))
+        assert resolve(override(experiment.resolved(), again), FILE) == experiment
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
+    drawn = resolve(override(experiment.resolved(), space.sample(trial)), FILE)
+    assert space.point(drawn.resolved()) == trial.params, "what was drawn lies where it was drawn"
 
 
 def test_a_range_with_steps_holds_its_steps_alone():

@@ -7,8 +7,8 @@ import pytest
 from jobs_stage import PROJECT, TINY
 
 from fusion_lab.config import dump_yaml
-from fusion_lab.contracts import ConfigError, UserError
-from fusion_lab.experiment import override, resolve
+from fusion_lab.contracts import ConfigError, UserError, content_hash
+from fusion_lab.experiment import override, read_experiment, resolve
 from fusion_lab.search.lock import locked
 from fusion_lab.search.sweep import make_cells, named, read_sweep, sweep_name
 
@@ -172,3 +172,11 @@ def test_the_ablation_matrix_has_thirteen_cells():
     assert len(cells) == 13 and len({c.label for c in cells}) == 13
     same = [c.label for c in cells if c.experiment.identity() == base.identity()]
     assert same == ["fusion=hybrid", "nhead=4", "chunk=256"]
+
+
+@pytest.mark.parametrize("file", sorted((PROJECT / "experiments/sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_matrix_of_the_project_is_of_experiments_there_are(file):
+    config = read_sweep(file)
+    assert config.experiment is not None
+    cells = make_cells(config, read_experiment(config.experiment), file.name)
+    assert len({content_hash(cell.experiment.identity()) for cell in cells}) > 1

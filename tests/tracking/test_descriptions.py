@@ -30,7 +30,7 @@ def summary() -> pd.DataFrame:
 def test_a_description_says_what_a_reader_asks(summary):
     text = describe("Search of 15 trials.", DATA, "5 folds.", "fusion-lab train best.yaml", Scores("trial 3", summary))
     assert text.startswith("Search of 15 trials.")
-    assert "| mean over tasks | AUROC | **0.690 ± 0.020** (95%: 0.640 to 0.740) |" in text
+    assert "| mean over tasks | AUROC | **0.690 ± 0.020** (95 %: 0.640 to 0.740) |" in text
     assert "610 rows" in text
     assert "alive 300, died 170, (unknown) 140" in text
     assert "| `blood` | vector | 16 | 500 | 110 |" in text
@@ -45,7 +45,7 @@ def test_the_best_baseline_stands_beside_the_result(summary):
     table = result_table(Scores("trial 3", summary), Scores("logistic", baseline), "val").splitlines()
     assert table[0] == "| task | metric | `trial 3` | baseline `logistic` |"
     assert table[2].endswith("| – |")
-    assert "0.710 ± 0.030** (95%: 0.650 to 0.770) | 0.701 ± 0.040 (95%: 0.600 to 0.800) |" in table[3]
+    assert "0.710 ± 0.030** (95 %: 0.650 to 0.770) | 0.701 ± 0.040 (95 %: 0.600 to 0.800) |" in table[3]
     assert "| **pooled 0.440**  |" in table[4]
     assert {line.count(" | ") for line in table} == {3}
 
@@ -64,8 +64,8 @@ def test_a_pooled_score_stands_with_its_own_interval_and_f1_of_several_classes_i
     )
     data = DataFacts(40, 7, several, MODALITIES, "abcdef123456")
     text = describe("What.", data, "7 folds.", "the command", Scores("model", summary))
-    assert "| mean over tasks | macro F1 | **pooled 0.931** (95%: 0.880 to 0.970) |" in text
-    assert "| `act` | accuracy | **0.800 ± 0.100** (95%: 0.700 to 0.900) |" in text
+    assert "| mean over tasks | macro F1 | **pooled 0.931** (95 %: 0.880 to 0.970) |" in text
+    assert "| `act` | accuracy | **0.800 ± 0.100** (95 %: 0.700 to 0.900) |" in text
     assert "macro F1 of `act` is undefined in 2 folds: pooled is the score of all folds' rows together." in text
     both = DataFacts(40, 7, pd.concat([several, CLASSES]), MODALITIES, "abcdef123456")
     assert both.multiclass == {"act"}
@@ -87,3 +87,5 @@ def test_the_protocol_in_a_sentence():
         "3 folds, stratified, seed 7: on average 10 rows train, 10 stop the training and tune thresholds, 10 are"
         " predicted out of fold."
     )
+    last = protocol_sentence(folds, 7, "last")
+    assert "stop" not in last and "10 rows train, 10 tune thresholds, 10 are" in last

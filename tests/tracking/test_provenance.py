@@ -1,5 +1,6 @@
 import json
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ import torch
 from fusion_lab.contracts import Feature, Modality, Provenance, Source, Spec, Task
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.tracking.descriptions import data_facts
-from fusion_lab.tracking.provenance import class_table, dataset_input, environment, git_commit, modality_table
+from fusion_lab.tracking.provenance import (
+    class_table,
+    dataset_digest,
+    dataset_input,
+    environment,
+    git_commit,
+    modality_table,
+)
 
 
 @pytest.fixture
@@ -51,10 +59,28 @@ def test_a_run_shows_its_data_set(store, experiment, dataset):
         run.inputs([dataset_input("made", dataset, "search")])
     store.flush()
     (found,) = store.client.get_run(run.id).inputs.dataset_inputs
-    assert (found.dataset.name, found.dataset.digest) == ("made", dataset.provenance.digest[:32])
+    assert (found.dataset.name, found.dataset.digest) == ("made", dataset_digest(dataset)[:32])
     assert json.loads(found.dataset.source)["sources"][0] == {"name": "blood.csv", "sha256": "ab" * 32, "rows": 3}
     assert json.loads(found.dataset.profile)["num_rows"] == 5
     assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "search")]
+
+
+def test_a_data_set_is_known_by_sources_rows_and_columns(dataset):
+    (modality,), tasks = dataset.spec.modalities, dataset.spec.tasks
+    renamed = replace(dataset, ids=np.array(list("abcdf")))
+    source = Source("blood.csv", "ef" * 32, 3)
+    others = [
+        renamed,
+        replace(dataset, provenance=Provenance((source,))),
+        replace(dataset, spec=Spec((replace(modality, name="serum"),), tasks)),
+        replace(dataset, spec=Spec((replace(modality, features=modality.features[:1]),), tasks)),
+        replace(dataset, spec=Spec((replace(modality, kind="sequence", length=4),), tasks)),
+        replace(dataset, spec=Spec((modality,), tasks[:1])),
+    ]
+    digests = [dataset_digest(one) for one in (dataset, *others)]
+    assert len(set(digests)) == len(digests)
+    assert dataset_digest(replace(renamed, ids=dataset.ids.astype(object))) == digests[0]
+    assert data_facts(renamed).digest != data_facts(dataset).digest
 
 
 def test_the_environment_is_plain_values():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from plotly.offline import get_plotlyjs
@@ -15,12 +16,14 @@ from safetensors.torch import load as load_safetensors
 from fusion_lab.tracking import attention as attention_files
 from fusion_lab.tracking.split import read_facts
 from fusion_lab.tracking.trial import (
+    checkpoint_files,
     curve_metrics,
     fold_metrics,
     log_cross_validation,
     log_figures,
     summary_metrics,
 )
+from fusion_lab.training.results import Checkpoint
 
 TASKS = {"death (5 y)": "death _5 y_", "grade": "grade"}
 CALLS = ("create_run", "log_batch", "set_tag", "set_terminated", "log_artifact", "get_run", "search_runs", "log_metric")
@@ -92,6 +95,27 @@ def test_files_of_a_trial(store, experiment, make_outcome, artifact):
         "folds.json",
     }
     assert read_facts(artifact(run, "folds.json")) == outcome.folds
+
+
+def test_checkpoints_beside_the_restored_one_lie_in_folders_of_their_names(store, experiment, make_outcome, artifact):
+    outcome = make_outcome(count=2, epochs=5)
+    own = {
+        name: Checkpoint(epoch, {"layer.weight": torch.full((2, 3), float(epoch))})
+        for epoch, name in enumerate(("best_death (5 y)", "best_death /5 y/", "final"), 1)
+    }
+    folds = tuple(replace(fold, checkpoints=own, target_scale={"a": (1.0, 2.0)}) for fold in outcome.result.folds)
+    result = replace(outcome.result, folds=folds)
+    run = run_of(store, experiment, replace(outcome, result=result), keep_checkpoints=True)
+    files = [file for file in checkpoint_files(folds) if file.name in own]
+    assert len({file.path for file in files}) == len(own) * len(folds)
+    for file in files:
+        weights = load_safetensors(artifact(run, f"{file.path}.safetensors"))
+        assert weights["layer.weight"].equal(own[file.name].weights["layer.weight"])
+        told = json.loads(artifact(run, f"{file.path}.json"))
+        assert (told["checkpoint"], told["best_epoch"]) == (file.name, own[file.name].epoch)
+        beside = json.loads(artifact(run, f"checkpoints/fold{told['fold']}.json"))
+        alike = ("fold", "name", "epochs", "ending", "target_scale")
+        assert {name: told[name] for name in alike} == {name: beside[name] for name in alike}
 
 
 def test_interactive_pages_carry_their_script_once_for_all_maps(store, experiment, make_outcome, artifact):

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    LinearLR,
+    LRScheduler,
+)
 
 from fusion_lab.training.leaves import Leaves
 from fusion_lab.training.optimiser import OptimiserConfig, StackedAdamW, learning_rate
 
 FOLDS, EPOCHS = 4, 6
+SCHEDULES = get_args(OptimiserConfig.model_fields["schedule"].annotation)
 SHAPES = {"weight": (3, 5), "bias": (7,), "gain": (1,), "grouped": (2, 1, 3)}
 
 
@@ -65,8 +72,9 @@ configs = st.builds(
     lr=st.sampled_from([1e-4, 0.01, 0.1]),
     weight_decay=st.sampled_from([0.0, 0.01, 3.0]),
     clip=st.sampled_from([None, 0.1, 1.0, 100.0]),
-    schedule=st.sampled_from(["constant", "cosine", "warmup_constant", "warmup_cosine"]),
+    schedule=st.sampled_from(SCHEDULES),
     warmup_epochs=st.integers(1, 8),
+    restart_epochs=st.sampled_from([None, 1, 2]),
     final_lr_share=st.sampled_from([0.0, 0.1]),
 )
 
@@ -257,12 +265,36 @@ def test_a_warm_up_comes_before_the_schedule():
 
 
 @given(
+    epochs=st.integers(1, 60),
+    first=st.integers(1, 20),
+    factor=st.integers(1, 4),
+    share=st.sampled_from([0.0, 0.01, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_warm_restarts_are_those_of_torch_counted_in_epochs(epochs, first, factor, share):
+    torchs = scheduled(CosineAnnealingWarmRestarts, epochs, T_0=first, T_mult=factor, eta_min=0.2 * share)
+    own = {"restart_epochs": first, "restart_factor": factor, "final_lr_share": share}
+    assert rates(epochs, schedule="warm_restarts", **own) == pytest.approx(torchs)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7, 50])
+def test_the_first_of_warm_restarts_takes_a_quarter_of_the_epochs(epochs):
+    own = rates(epochs, schedule="warm_restarts")
+    torchs = scheduled(CosineAnnealingWarmRestarts, epochs, T_0=max(1, epochs // 4), T_mult=2)
+    assert own == pytest.approx(torchs)
+    assert own[max(1, epochs // 4) :][:1] in ([], [0.2]), "it begins anew from the peak"
+
+
+@given(
     epochs=st.integers(1, 30),
     warmup=st.integers(1, 40),
     share=st.floats(0.0, 1.0),
-    schedule=st.sampled_from(["constant", "cosine", "warmup_constant", "warmup_cosine"]),
+    schedule=st.sampled_from(SCHEDULES),
+    restart=st.none() | st.integers(1, 40),
+    factor=st.integers(1, 3),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_learning_rate_is_never_above_its_peak_nor_without_effect(epochs, warmup, share, schedule):
-    found = rates(epochs, schedule=schedule, warmup_epochs=warmup, final_lr_share=share)
+def test_a_learning_rate_is_never_above_its_peak_nor_without_effect(epochs, warmup, share, schedule, restart, factor):
+    options = {"warmup_epochs": warmup, "restart_epochs": restart, "restart_factor": factor}
+    found = rates(epochs, schedule=schedule, final_lr_share=share, **options)
     assert all(0 < rate <= 0.2 * (1 + 1e-12) for rate in found)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from small_plans import PER_STEP, REGRESSION, make_plan, shortened
+from imputing_model import Imputing
+from small_plans import PER_STEP, REGRESSION, make_plan, pick, shortened
 
 from fusion_lab.blocks.randomness import draw_noise
 from fusion_lab.evaluation.labelled import told_scores
+from fusion_lab.evaluation.rows import CONFIDENCE, over_modalities
 from fusion_lab.evaluation.subsets import SubsetScores, choose_subsets, worth
 from fusion_lab.evaluation.thresholds import Thresholds
 from fusion_lab.evaluation.uncertainty import over_passes
 from fusion_lab.training import cross_validate
 from fusion_lab.training.probe import Probe
 from fusion_lab.training.targets import TargetScale
+from fusion_lab.zoo.token_fusion import TokenFusionConfig
 
 
 def scale_of(result) -> TargetScale:
@@ -172,3 +177,51 @@ def test_importance_finds_the_planted_modalities():
     found = worth(scored, names)["outcome"]
     assert min(found.gain["a"], found.gain["b"]) > 5 * abs(found.gain["idle"])
     assert min(found.importance["a"], found.importance["b"]) > 0 > found.importance["idle"]  # see its docstring
+
+
+def imputing(mode: str):
+    """A probe of models that have maps over modalities, among others, of folds of unequal size."""
+    settings = {"training.epochs": 2, "training.mode": mode, "model.fusion": "transformer"}
+    spec = make_plan(settings).dataset.spec
+    config = TokenFusionConfig(d_model=8, nhead=2)
+    plan = make_plan(settings, pick(0, 1, 2), build_model=lambda: Imputing(config, spec))
+    test = plan.folds.test.copy()
+    test[1, np.flatnonzero(test[1])[7:]] = False
+    plan = replace(plan, folds=replace(plan.folds, test=test))
+    result = cross_validate(plan)
+    return Probe(plan, [fold.weights for fold in result.folds], scale_of(result)), result.predictions.of("test")
+
+
+@pytest.mark.parametrize("mode", ["loop", "stacked"])
+def test_maps_over_modalities_are_those_of_each_folds_model_on_its_test_rows(mode, monkeypatch):
+    monkeypatch.setattr("fusion_lab.training.probe.ROWS_AT_ONCE", 4)
+    probe, ordinary = imputing(mode)
+    maps = {one.name: one for one in probe.modality_maps()}
+    assert set(maps) == {CONFIDENCE, "modalities for outcome"} < set(probe.models[0].maps)
+    whole = probe._stack.answers(probe._weights, probe.batch).maps
+    for name, found in maps.items():
+        assert over_modalities(found.axes, probe.spec)
+        np.testing.assert_array_equal(found.fold, ordinary.fold)
+        np.testing.assert_array_equal(found.row, ordinary.row)
+        np.testing.assert_allclose(found.values, whole[name][torch.from_numpy(probe.rows[1])], atol=1e-6)
+    confidence = maps[CONFIDENCE].values
+    between = confidence[(confidence > 0) & (confidence < 1)]
+    assert len(np.unique(between)) > len(confidence[0])  # of modalities and of folds
+
+
+def test_models_without_such_maps_answer_none(plain):
+    probe, _ = probed({"model.fusion": "transformer"})
+    assert probe.modality_maps() == ()
+    gated = plain[0].modality_maps()
+    assert [one.kind for one in gated] == ["gate"]
+
+
+@pytest.mark.parametrize("settings", [{}, PER_STEP], ids=str)
+def test_what_rows_hold_is_what_the_data_hold(settings):
+    probe, ordinary = probed({**settings, "data.missing_modalities": 0.3})
+    data, inputs = probe.plan.dataset, probe.inputs()
+    for name, valid in data.valid.items():
+        there = valid.reshape(len(valid), -1).any(1).numpy()
+        np.testing.assert_array_equal(inputs.given[name], there[ordinary.row])
+        np.testing.assert_array_equal(inputs.quality[name], data.quality[name].numpy()[ordinary.row])
+        assert 0 < inputs.given[name].sum() < len(ordinary.row)

@@ -202,6 +202,25 @@ def test_rows_that_weigh_nothing_are_answered_by_zeros_wherever_they_are(case, m
 
 
 @pytest.mark.parametrize(("mode", "size"), WAYS)
+def test_what_stands_in_rows_that_weigh_nothing_reaches_no_answer(case, mode, size):
+    counted = torch.ones_like(case.batch.weight, dtype=torch.bool)
+    counted[1, [0, 5]], counted[2, 9], counted[3, 3] = False, False, False
+    spoilt = {
+        name: torch.where(counted.reshape(*counted.shape, *[1] * (leaf.ndim - 2)), leaf, torch.nan)
+        for name, leaf in case.batch.inputs.items()
+    }
+    stack, weight = case.stack(mode, size), counted.to(case.batch.weight)
+    clean = stack.answers(case.weights, case.batch._replace(weight=weight))
+    seen = stack.answers(case.weights, case.batch._replace(inputs=spoilt, weight=torch.ones_like(weight)))
+    assert all(leaf[~counted].isnan().any() for leaf in seen.heads.values()), "where they weigh something they do"
+    found = stack.answers(case.weights, case.batch._replace(inputs=spoilt, weight=weight))
+    for kind in ("heads", "maps"):
+        for name, leaf in getattr(clean, kind).items():
+            assert not getattr(found, kind)[name][~counted].any(), name
+            torch.testing.assert_close(getattr(found, kind)[name], leaf, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "size"), WAYS)
 def test_losses_of_answers_are_the_objective_of_each_fold(case, mode, size):
     stack = case.stack(mode, size)
     found = stack.losses(stack.answers(case.weights, case.batch), case.batch, case.class_weights)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +23,8 @@ from fusion_lab.data.activity.prepared import (
 from fusion_lab.data.activity.reading import LAYOUTS, in_order, layout_of, read_part
 from fusion_lab.data.activity.recordings import Part
 from fusion_lab.data.activity.settings import ActivityConfig
+from fusion_lab.data.output import PART, alone, same_place, writable, written
 from fusion_lab.data.readers import data_folder, file_sha256
-
-PART = ".part"
-"""How the name of a file ends while it is written."""
 
 
 def prepare(config: ActivityConfig, output: Path, tell: Callable[[str], None]) -> None:
@@ -50,7 +46,7 @@ def prepare(config: ActivityConfig, output: Path, tell: Callable[[str], None]) -
     index = Index(
         layout=layout, columns=found.columns, names=config.columns, gap=config.gap, rate=config.rate, notes=found.notes
     )
-    with _alone(output):
+    with alone(output):
         _write(index, in_order(found), root, output, tell)
 
 
@@ -80,7 +76,7 @@ def _called(part: Part) -> str:
 def _refuse_foreign(root: Path, output: Path) -> None:
     """An error if the output is the input, or holds what prepare has not written."""
     try:
-        same, paths = os.path.realpath(output) == os.path.realpath(root), []
+        same, paths = same_place(output, root), []
         if output.exists():
             paths = sorted(output.iterdir())
         begun = bool(prepared_files(output))
@@ -134,7 +130,7 @@ def _prepare(part: Part, root: Path, output: Path) -> Entry:
     ]  # before reading: a file that changes meanwhile is read again next time
     taken, sources = read_part(root, part, {})
     path = output / array_name(part.subject)
-    with _written(path) as half, half.open("wb") as stream:
+    with written(path) as half, half.open("wb") as stream:
         np.save(stream, taken.samples.values)
     originals = tuple(
         Original(name=s.name, sha256=s.sha256, rows=s.rows, size=stat.st_size, modified=stat.st_mtime_ns)
@@ -156,14 +152,14 @@ def _prepare(part: Part, root: Path, output: Path) -> Entry:
 def _begin(output: Path, index: Index, done: dict[str, Entry]) -> None:
     """The unfinished index is there before the finished one goes, and that goes before an array changes."""
     _write_index(output, index, done)
-    with _writable(output / INDEX):
+    with writable(output / INDEX):
         (output / INDEX).unlink(missing_ok=True)
 
 
 def _end(output: Path, done: dict[str, Entry]) -> None:
     """Removes what is left of earlier runs, and gives the index its last name."""
     files = {entry.file for entry in done.values()}
-    with _writable(output / INDEX):
+    with writable(output / INDEX):
         for path in output.iterdir():
             if path.name.endswith(PART) or _is_array(path) and path.name not in files:
                 path.unlink()
@@ -171,7 +167,7 @@ def _end(output: Path, done: dict[str, Entry]) -> None:
 
 
 def _write_index(output: Path, index: Index, done: dict[str, Entry]) -> None:
-    with _written(output / UNFINISHED) as half:
+    with written(output / UNFINISHED) as half:
         half.write_text(_with(index, done).model_dump_json(indent=1) + "\n")
 
 
@@ -182,42 +178,3 @@ def _with(index: Index, done: dict[str, Entry]) -> Index:
 def _is_whole(output: Path, index: Index) -> bool:
     """Whether the finished index says this and nothing else."""
     return (output / INDEX).is_file() and read_index(output / INDEX) == index
-
-
-@contextmanager
-def _alone(output: Path) -> Generator[None]:
-    """Makes the folder and holds it; another prepare there is refused. The lock goes with the process."""
-    with _writable(output):
-        output.mkdir(parents=True, exist_ok=True)
-        folder = os.open(output, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network drive that locks no folder
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"{output}: expected nobody else to write there, found another prepare at it") from None
-        yield
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _written(path: Path) -> Generator[Path]:
-    """A name beside ``path`` to write to, which becomes ``path`` when all is written, and else is removed."""
-    half = path.with_name(path.name + PART)
-    with _writable(path):
-        try:
-            yield half
-            os.replace(half, path)
-        finally:
-            half.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writable(path: Path) -> Generator[None]:
-    """What the system says against writing, such as that the disk is full, as one line."""
-    try:
-        yield
-    except OSError as error:
-        found = error.strerror or "room for a part of it"  # NumPy's answer to a disk that is full
-        raise DataError(f"{path}: expected a place with room to write, found: {found}") from None

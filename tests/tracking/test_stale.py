@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fusion_lab.tracking.owner import OWNER, is_gone, owner, process_start
-from fusion_lab.tracking.sweep import CLOSED, close_stale_runs
+from fusion_lab.tracking.stale import CLOSED, close_stale_runs
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_what_cannot_be_judged_is_left_alone(tag):
 
 
 def test_only_runs_of_ended_processes_of_this_host_are_closed(store, ended_process):
-    experiment = store.experiment_id("sweep")
+    experiment = store.experiment_id("stale")
 
     def running(tags):
         return store.client.create_run(experiment, tags=tags).info.run_id

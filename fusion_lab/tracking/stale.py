@@ -11,7 +11,7 @@ from fusion_lab.tracking.owner import OWNER, is_gone
 from fusion_lab.tracking.store import Store
 
 CLOSED = "fusion_lab.closed"
-"""Tag of a run that was closed by the sweep, saying why."""
+"""Tag of a run that was closed as stale, saying why."""
 
 STATE = "fusion_lab.state"
 """Tag of a trial whose numbers are all in the store: ``complete``, ``pruned`` or ``failed``."""
@@ -26,7 +26,7 @@ def close_stale_runs(store: Store, experiment_ids: Sequence[str]) -> list[str]:
     Runs of other hosts, of living processes, and such as carry no owner are left alone.
     """
     closed = []
-    with told(f"sweep of unfinished runs: expected to reach {store.uri}"):
+    with told(f"unfinished runs: expected to reach {store.uri}"):
         for run in list(_running(store, experiment_ids)):
             tag = run.data.tags[OWNER]
             if is_gone(tag):
