@@ -17,7 +17,7 @@ export OMP_NUM_THREADS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help env hpo train ui test test-slow bench lint format check clean
+.PHONY: help env hpo train ui test test-slow test-effects bench lint format check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -53,10 +53,13 @@ ui: $(READY)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not effects" $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
+
+test-effects: $(READY)
+	$(BIN)/python -m pytest -m effects $(ARGS)
 
 bench: $(BENCH)
 	$(BIN)/python tests/bench $(ARGS)

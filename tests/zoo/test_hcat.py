@@ -247,7 +247,8 @@ def unexplained(model: Hcat, batch: Batch, name: str) -> tuple[float, float]:
     return float(((guess - batch.inputs[name]) ** 2).mean()), float(made.uncertainty[:, place].mean())
 
 
-@pytest.mark.parametrize("imputer", ["vae", pytest.param("vae-iterative", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("imputer", ["vae", "vae-iterative"])
 def test_its_penalties_alone_teach_the_imputer_to_beat_the_mean_and_to_know_by_how_much(imputer):
     widths = (4, 5, 6)
     spec = Spec(tuple(map(modality, NAMES[:3], widths)), TASKS)

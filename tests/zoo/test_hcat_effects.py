@@ -18,7 +18,7 @@ from fusion_lab.evaluation.metrics import rank_auroc
 from fusion_lab.experiment import Experiment, resolve
 from fusion_lab.zoo.hcat import Hcat, HcatConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.effects
 SEEDS = range(5)
 WIDTHS = {"clinical": 12, "temporal": 16, "pathological": 16, "semantic": 24, "spatial": 32}
 PATIENTS = {
