@@ -30,7 +30,7 @@ from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.training.plan import Plan, TrainingConfig
 from fusion_lab.zoo import FAMILIES
-from fusion_lab.zoo.hcat import HcatConfig
+from fusion_lab.zoo.hcat import REFERENCE, HcatConfig
 from fusion_lab.zoo.sensor_fusion import SensorFusionConfig
 from fusion_lab.zoo.token_fusion import TokenFusionConfig
 
@@ -150,7 +150,10 @@ def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     """
     changed, overrides = deepcopy(dict(tree)), _spelled_out(overrides)
     for name in SHORT_NAMES.keys() & changed.keys():
+        if _holds(changed, SHORT_NAMES[name]):
+            raise ConfigError(f"{name}: expected this or {SHORT_NAMES[name]}, which is the same setting, found both")
         assign(changed, SHORT_NAMES[name], changed.pop(name))
+    _leave_preset(changed, overrides)
     switches = [f"{section}.{key}" for section, key in SECTION_SWITCHES.items()]
     for path in switches:
         if path in overrides:
@@ -162,6 +165,23 @@ def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         if path not in switches:
             assign(changed, path, deepcopy(value))
     return changed
+
+
+def _holds(tree: Mapping[str, Any], path: str) -> bool:
+    node: Any = tree
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _leave_preset(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Takes the sizes of a model's preset out of the tree where another preset is asked for."""
+    model = tree.get("model")
+    asked = overrides.get("model.preset")
+    if asked is not None and isinstance(model, dict) and model.get("preset", "hundreds") != asked:
+        tree["model"] = {key: value for key, value in model.items() if key not in REFERENCE}
 
 
 def _spelled_out(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,3 +165,18 @@ def test_materials_are_the_same_whenever_they_are_loaded():
     assert first.folds.digest == second.folds.digest
     np.testing.assert_array_equal(first.folds.train, second.folds.train)
     assert Materials.load(base({"folds.seed": 1})).folds.digest != first.folds.digest
+
+
+def test_a_short_name_and_its_path_in_one_file_are_refused():
+    tree = load_yaml(ROOT / "experiments" / "oncology.yaml")
+    with pytest.raises(ConfigError, match="^moddrop: expected this or model.moddrop, which is the same setting"):
+        override(tree | {"moddrop": 0.2, "model": {"family": "hcat", "moddrop": 0.3}}, {})
+
+
+def test_another_preset_brings_its_sizes_over_settings_that_were_resolved():
+    tree = load_yaml(ROOT / "experiments" / "oncology.yaml")
+    resolved = resolve({"name": "oncology", **tree}, "test").resolved()
+    asked = {"model.preset": "reference", "model.n_heads": 4}
+    fresh, again = (resolve(override({"name": "oncology", **t}, asked), "test") for t in (tree, resolved))
+    assert fresh.model == again.model
+    assert (fresh.model.d_model, fresh.model.n_heads) == (512, 4)

@@ -13,9 +13,9 @@ from fusion_lab.blocks.randomness import LEVELS, Noise
 
 def hide_each(here: Tensor, rate: float, spared: tuple[bool, ...], noise: Noise) -> Tensor:
     """Each modality of each row hidden with probability ``rate``, but for those ``spared``: what is left."""
-    draws = noise.take(here.shape)
-    hit = _hit(draws, rate) & ~torch.tensor(spared, device=here.device)
-    return here & ~(hit & ~_first(draws, here))
+    draws, safe = noise.take(here.shape), torch.tensor(spared, device=here.device)
+    kept = _first(draws, here) & ~(here & safe).any(-1, keepdim=True)  # where nothing else is sure to stay
+    return here & ~(_hit(draws, rate) & ~safe & ~kept)
 
 
 def hide_one_of_all(here: Tensor, rate: float, spared: tuple[bool, ...], counted: Tensor, noise: Noise) -> Tensor:
@@ -34,7 +34,7 @@ def hide_one_more(here: Tensor, noise: Noise) -> Tensor:
 
 
 def _hit(draws: Tensor, rate: float) -> Tensor:
-    return draws < round(rate * LEVELS) - LEVELS // 2
+    return draws < min(round(rate * LEVELS), LEVELS - 1) - LEVELS // 2
 
 
 def _first(draws: Tensor, among: Tensor) -> Tensor:

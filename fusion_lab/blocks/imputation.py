@@ -1,9 +1,10 @@
 """Missing modalities from those that are there, and how sure that is. ``here`` is bool ``[B,M]``; inputs are
-:data:`~fusion_lab.blocks.ragged.Ragged` with T = 1, of mean 0 and variance 1, zeros where nothing is known.
+:data:`~fusion_lab.blocks.ragged.Ragged` with T = 1, scaled, 0 where a modality is missing.
 """
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -57,14 +58,30 @@ class QualityNet(nn.Module):
 
 
 class MeanImputer(nn.Module):
-    """The mean, which is 0, and a learned uncertainty of each modality."""
+    """The mean of each feature, which is learned (0 and 1 of a binary one are not scaled), and a learned uncertainty of
+    each modality.
+    """
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
+        self.means = nn.ParameterList(torch.zeros(width) for group in widths for width in group)
+        self.sizes = tuple(len(group) for group in widths)
         self.doubt = nn.Parameter(torch.zeros(sum(map(len, widths))))
 
     def forward(self, x: Ragged, quality: Tensor, here: Tensor, noise: Noise | None) -> Imputation:
-        return Imputation([torch.zeros_like(part) for part in x], torch.sigmoid(self.doubt).expand(here.shape))
+        by_group = zip(x, _split(list(self.means), self.sizes), strict=True)
+        means = [
+            torch.stack([nn.functional.pad(m, (0, part.shape[-1] - len(m))) for m in own])[:, None, None].expand_as(
+                part
+            )
+            for part, own in by_group
+        ]
+        return Imputation(means, torch.sigmoid(self.doubt).expand(here.shape))
+
+
+def _split(items: list[Tensor], sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    ends = list(accumulate(sizes))
+    return [items[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 class MultiScaleEncoder(nn.Module):
@@ -123,7 +140,7 @@ class MultiModalVAE(nn.Module):
         """``quality [B,M]`` is 0 where a modality is missing."""
         latent = self.infer(x, quality, here, noise)
         z = latent.mean
-        if noise is not None:
+        if noise is not None and noise.distorts:
             z = z + torch.exp(0.5 * latent.log_variance) * normal(noise, z)
         hidden = torch.nn.functional.gelu(self.widen(z)).unflatten(-1, self.hidden).transpose(0, 1)
         values = self.decode(self.drop(hidden, noise).unsqueeze(2))
@@ -167,9 +184,9 @@ class IterativeImputer(nn.Module):
         same = all(w == width for group in widths for w in group)
         self.lift = None if same else RaggedLinear(widths, width)
         self.lower = None if same else LinearRagged(width, widths)
-        if self.lower is not None:
-            for parameter in self.lower.parameters():
-                nn.init.zeros_(parameter)  # refinement begins with the first guess as it is
+        self.step = nn.Parameter(torch.zeros(iterations, 1)) if same else None
+        for parameter in () if self.lower is None else self.lower.parameters():
+            nn.init.zeros_(parameter)  # like the step: refinement begins with the first guess as it is
         self.layers = nn.ModuleList(TransformerLayer(1, width, heads, dropout, ratio=2) for _ in range(iterations))
         self.sure = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width // 4), nn.GELU(), nn.Linear(width // 4, 1)) for _ in range(iterations)
@@ -195,5 +212,6 @@ class IterativeImputer(nn.Module):
     def _refined(self, guess: Ragged, changes: Tensor) -> Ragged:
         """The guess ``[G,B,1,F]`` and its refinements behind it, by what they changed of the tokens ``[S,B,M,D]``."""
         by_modality = changes.permute(2, 1, 0, 3)
+        by_modality = by_modality if self.step is None else by_modality * self.step
         lowered = by_modality.split([len(g) for g in guess]) if self.lower is None else self.lower(by_modality)
         return [torch.cat([g, g + more], dim=2) for g, more in zip(guess, lowered, strict=True)]

@@ -52,3 +52,18 @@ def squared_errors(found: Ragged, truth: Ragged, cells: Ragged) -> Tensor:
         counted = cell.to(true.dtype)
         means.append((((guess - true) * counted) ** 2).sum(-1) / counted.sum(-1).clamp(min=1.0))
     return torch.cat(means).transpose(0, 1)
+
+
+def variances(x: Ragged, cells: Ragged, counted: Tensor) -> Tensor:
+    """``[M]``: of each modality, the mean over its cells of their variance over the rows ``counted``, bool ``[B]``, in
+    which they are True; 0 where nothing varies.
+    """
+    means = []
+    for part, cell in zip(x, cells, strict=True):
+        weight = (cell & counted[None, :, None, None]).to(part.dtype)
+        rows = weight.sum(1, keepdim=True)
+        center = (part * weight).sum(1, keepdim=True) / rows.clamp(min=1.0)
+        variance = (((part - center) ** 2) * weight).sum(1, keepdim=True) / rows.clamp(min=1.0)
+        varies = (rows > 1).to(part.dtype)
+        means.append((variance * varies).sum((1, 2, 3)) / varies.sum((1, 2, 3)).clamp(min=1.0))
+    return torch.cat(means)

@@ -56,11 +56,13 @@ def _entropy(coordinates: tuple[int | str, ...]) -> list[int]:
 
 class Noise:
     """Random values for one forward pass of a model, int16 ``[N]`` (batched under ``vmap``). Its parts take theirs in
-    the order in which they are called.
+    the order in which they are called. Not ``distorts``: they drop units and change neither inputs nor latents, as dropout
+    in evaluation wants it, which asks a model's weights.
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, distorts: bool = True) -> None:
         self.values = values
+        self.distorts = distorts
         self.taken = 0
 
     def take(self, shape: Sequence[int]) -> Tensor:
@@ -76,9 +78,9 @@ class _Counter(Noise):
         return self.values.expand(shape)
 
 
-def count_draws(forward: Callable[[Noise], object], device: torch.device) -> int:
+def count_draws(forward: Callable[[Noise], object], device: torch.device, distorts: bool = True) -> int:
     """How many random values a forward pass takes."""
-    counter = _Counter(torch.zeros((), dtype=torch.int16, device=device))
+    counter = _Counter(torch.zeros((), dtype=torch.int16, device=device), distorts)
     with torch.no_grad():
         forward(counter)
     return counter.taken

@@ -87,7 +87,7 @@ class Objective:
 
 
 def mean_penalties(output: Output, batch: Batch) -> dict[str, Tensor]:
-    """Mean of each penalty over the rows, before it is weighted: what a curve shows. No gradient passes."""
+    """Mean of each penalty over the rows, as the model gives it: what a curve shows. No gradient passes."""
     return {name: _masked_mean(penalty.detach(), batch.weight) for name, penalty in output.penalties.items()}
 
 

@@ -179,7 +179,7 @@ class Probe:
         """Scores of one pass for some rows of a fold."""
         plan, batch = self.plan, self._part(k, rows)
         place = (plan.seed, plan.trial, "mc dropout", plan.folds.names[k], number, rows.start)
-        noise = Noise(torch.from_numpy(draw_noise(self._count(batch), *place)).to(plan.device))
+        noise = Noise(torch.from_numpy(draw_noise(self._count(batch), *place)).to(plan.device), distorts=False)
         heads = {name: head.unsqueeze(0) for name, head in self.models[k](batch, noise).heads.items()}
         scores = probabilities(heads, self.spec, self.scale.take([k]))
         return {name: leaf[0].cpu().numpy() for name, leaf in scores.items()}
@@ -188,7 +188,7 @@ class Probe:
         """How many random values a pass over such a batch takes."""
         rows = len(batch.weight)
         if rows not in self._draws:
-            self._draws[rows] = count_draws(lambda noise: self.models[0](batch, noise), self.plan.device)
+            self._draws[rows] = count_draws(lambda noise: self.models[0](batch, noise), self.plan.device, False)
         return self._draws[rows]
 
     @torch.no_grad()

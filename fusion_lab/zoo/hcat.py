@@ -16,7 +16,7 @@ from fusion_lab.blocks.fusion import share_bias
 from fusion_lab.blocks.hiding import hide_each, hide_one_more, hide_one_of_all
 from fusion_lab.blocks.imputation import Imputation, IterativeImputer, MeanImputer, MultiModalVAE, QualityNet
 from fusion_lab.blocks.masking import blank
-from fusion_lab.blocks.ragged import Ragged, RaggedLinear, Widths, fill, squared_errors
+from fusion_lab.blocks.ragged import Ragged, RaggedLinear, Widths, fill, squared_errors, variances
 from fusion_lab.blocks.randomness import Noise, normal
 from fusion_lab.blocks.routing import BranchEncoder, Branches, BranchPool, TaskRouting, branch_mean
 from fusion_lab.config import Config, nearest
@@ -39,6 +39,8 @@ SPARED = ("clinical",)
 TASKS_SHARE = 0.02
 """Of the gradient of what is made of an imputed value, how much reaches the imputer. All of it drowns the truth: where
 labels are few, the imputer learns them by heart, and what it imputes is further from the truth than the mean is."""
+OUTLIER = 4.0
+"""No error counts for more than so many variances where an uncertainty learns to tell it."""
 
 
 class HcatConfig(Config):
@@ -92,7 +94,8 @@ class HcatConfig(Config):
 class Rows(NamedTuple):
     """Some rows as the model reads them, modalities in the order of their groups.
 
-    ``inputs`` and ``cells`` are :data:`Ragged`, ``[G,B,1,F]``: values, 0 where ``cells`` is False (missing). ``here``
+    ``inputs`` and ``cells`` are :data:`Ragged`, ``[G,B,1,F]``: values, 0 where a modality is missing, and which of them
+    were measured: a missing cell of a modality that is there holds what the scaler fills in. ``here``
     bool and ``quality`` are ``[B,M]``; quality is 0 where a modality is missing.
     """
 
@@ -103,10 +106,9 @@ class Rows(NamedTuple):
 
     def shown(self, here: Tensor) -> Rows:
         """The same with other modalities missing."""
-        cells = [
-            cell & seen[..., None, None] for cell, seen in zip(self.cells, _by_group(here, self.inputs), strict=True)
-        ]
-        return Rows(_where(cells, self.inputs), cells, here, self.quality * here)
+        seen = [mask[..., None, None] for mask in _by_group(here, self.inputs)]
+        cells = [cell & mask for cell, mask in zip(self.cells, seen, strict=True)]
+        return Rows(_where(seen, self.inputs), cells, here, self.quality * here)
 
     def twice(self) -> Rows:
         """The rows, and the rows again behind them."""
@@ -133,9 +135,9 @@ class Hcat(Model):
     """After EnhancedHCAT: modalities -> missing ones imputed -> tokens ``[B,M,D]`` -> branches -> a transformer over
     all tokens -> a vector per branch -> a transformer over branches -> per task a routing over branches and a head.
 
-    A share in [0, 1] of every modality is what quality and imputation do: of one that is there, a gate told by the
-    quality of all, times its own; of an imputed one, the mean quality of what is there, less a learned part of the
-    imputation's uncertainty. It multiplies a token's weight in every attention and in the pools, and the largest of a
+    A share in [0, 1] of every modality is what quality and imputation do: a gate told by the quality of all, times its
+    own, which of an imputed one is the mean quality of what is there, less a learned part of the imputation's
+    uncertainty. It multiplies a token's weight in every attention and in the pools, and the largest of a
     branch its weight over the branches. (The published model multiplies the tokens, which their layer norms undo.)
 
     While training every row is seen in two views, with modalities hidden and noise added, in the second one more hidden
@@ -144,7 +146,8 @@ class Hcat(Model):
     its uncertainty against the error made), ``kl`` (of the latent, in nats per latent).
 
     With ``preset: reference``, five modalities of width 512 and two binary tasks it has the published 35,401,102
-    parameters less the key bias of each attention, which has no effect: 512 of each of ten and 112 of the VAE's.
+    parameters less the key bias of each attention, which has no effect: 512 of each of ten and 112 of the VAE's; and a
+    step, at first 0, for each refinement.
     It differs in that heads use GELU, pools tanh (a sum of linear features is no more than one of them, and their bias
     of no effect), layer norms stand for batch norms, and the VAE tells its uncertainty from the latent's variance.
 
@@ -186,7 +189,8 @@ class Hcat(Model):
     def forward(self, batch: Batch, noise: Noise | None = None) -> Output:
         count = len(batch.weight)
         rows = self._read(batch)
-        truth, seen = (rows, rows) if noise is None else self._views(rows, batch.weight > 0, noise)
+        learning = noise is not None and noise.distorts
+        truth, seen = (rows, rows) if noise is None or not learning else self._views(rows, batch.weight > 0, noise)
         guess = None if self.imputer is None else self.imputer(seen.inputs, seen.quality, seen.here, noise)
         filled = self._fill(seen, guess)
         if self.project is None:  # nobody reads the second view
@@ -200,7 +204,7 @@ class Hcat(Model):
             for task, own in zip(self.tasks, routing.unbind(), strict=True)
         }
         maps["confidence"] = self._in_order(filled.confidence[:count])
-        penalties = {} if noise is None else self._penalties(truth, seen, guess, found, batch.weight > 0)
+        penalties = {} if not learning else self._penalties(truth, seen, guess, found, batch.weight > 0)
         return Output(dict(zip(self.tasks, heads, strict=True)), penalties, maps)
 
     @torch.no_grad()
@@ -221,11 +225,11 @@ class Hcat(Model):
             x, there = stack_group(group, batch.inputs, batch.valid)
             observed, _ = stack_group(group, batch.observed, batch.valid)
             cells.append(observed & there.unsqueeze(-1))
-            inputs.append(x)
+            inputs.append(blank(x, there))
         here = torch.stack([batch.valid[name] for name in self.names], dim=-1)
         quality = torch.stack([batch.quality[name] for name in self.names], dim=-1)
         given = quality if self.config.quality else torch.ones_like(quality)
-        return Rows(_where(cells, inputs), cells, here, torch.where(here, given, 0.0))
+        return Rows(inputs, cells, here, torch.where(here, given, 0.0))
 
     def _views(self, rows: Rows, counted: Tensor, noise: Noise) -> tuple[Rows, Rows]:
         """The truth and what is seen of it: of each row, and of each again where a penalty reads a second view."""
@@ -235,8 +239,11 @@ class Hcat(Model):
             rows, here = rows.twice(), torch.cat([here, other])
         seen = rows.shown(here)
         if self.config.emb_noise > 0:
-            noisy = [x + self.config.emb_noise * normal(noise, x) for x in seen.inputs]
-            seen = seen._replace(inputs=_where(seen.cells, noisy))
+            noisy = [
+                x + self.config.emb_noise * normal(noise, x) * cell
+                for x, cell in zip(seen.inputs, seen.cells, strict=True)
+            ]
+            seen = seen._replace(inputs=noisy)
         return rows, seen
 
     def _hide(self, here: Tensor, counted: Tensor, noise: Noise) -> Tensor:
@@ -248,15 +255,19 @@ class Hcat(Model):
 
     def _fill(self, seen: Rows, guess: Imputation | None) -> Filled:
         """What is missing, imputed where the row has anything."""
-        gate = torch.sigmoid(self.gate(seen.quality)) * seen.quality
         if guess is None or self.trust is None:
-            return Filled(seen.inputs, seen.here, gate, seen.here.to(gate.dtype))
+            return Filled(seen.inputs, seen.here, self._share(seen.quality), seen.here.to(seen.quality.dtype))
         anything = seen.here.any(-1, keepdim=True)
-        quality = seen.quality.sum(-1, keepdim=True) / seen.here.sum(-1, keepdim=True).clamp(min=1)
-        imputed = quality * (1.0 - torch.sigmoid(self.trust) * guess.uncertainty)
+        mean = seen.quality.sum(-1, keepdim=True) / seen.here.sum(-1, keepdim=True).clamp(min=1)
+        doubt = torch.sigmoid(self.trust) * _damped(guess.uncertainty, TASKS_SHARE)
+        quality = torch.where(seen.here, seen.quality, mean * (1.0 - doubt))
         confidence = torch.where(seen.here, 1.0, 1.0 - guess.uncertainty) * anything
         values = fill(seen.inputs, ~seen.here, [_damped(part, TASKS_SHARE) for part in guess.last])
-        return Filled(values, anything.expand(seen.here.shape), torch.where(seen.here, gate, imputed), confidence)
+        return Filled(values, anything.expand(seen.here.shape), self._share(quality), confidence)
+
+    def _share(self, quality: Tensor) -> Tensor:
+        """A gate, told by the quality of all modalities, times each one's own, ``[B,M]``."""
+        return torch.sigmoid(self.gate(quality)) * quality
 
     def _fuse(self, filled: Filled, noise: Noise | None) -> tuple[Branches, Tensor]:
         """The branches after they have read each other, and the attention between modalities ``[B,M,M]``."""
@@ -285,7 +296,7 @@ class Hcat(Model):
             one, other = torch.nn.functional.normalize(projected, dim=-1).chunk(2)
             made["contrastive"] = config.alpha_con * info_nce(one, other, counted, config.contrastive_temp)
         if guess is not None and config.alpha_impute > 0:
-            made["imputation"] = config.alpha_impute * _imputation_penalty(truth, seen, guess, views)
+            made["imputation"] = config.alpha_impute * _imputation_penalty(truth, seen, guess, counted)
         if guess is not None and guess.latent is not None and config.alpha_kl > 0:
             mean, log_variance = guess.latent
             # summed over latents, beside an error that is a mean over cells, it empties the latent
@@ -294,14 +305,17 @@ class Hcat(Model):
         return made
 
 
-def _imputation_penalty(truth: Rows, seen: Rows, guess: Imputation, views: int) -> Tensor:
+def _imputation_penalty(truth: Rows, seen: Rows, guess: Imputation, counted: Tensor) -> Tensor:
     """Per row ``[B]``, over its views: half the error of decoding what is seen, and half that of imputing what is
-    hidden though known, in all stages, with that of the uncertainty. Each is 0 where there is nothing of the kind.
+    hidden though known, in all stages, with that of the uncertainty, which is to tell the last stage's error as a share
+    of the modality's variance among the rows ``counted``. Each is 0 where there is nothing of the kind.
     """
+    views = len(truth.here) // len(counted)
     errors = squared_errors(guess.values, truth.inputs, truth.cells)  # [B,M,S]
     known = torch.cat([cell.flatten(2).any(-1) for cell in truth.cells]).transpose(0, 1)
     hidden = known & truth.here & ~seen.here
-    wrong = (guess.uncertainty - errors[..., -1].detach().clamp(0.0, 1.0)) ** 2
+    share = errors[..., -1] / variances(truth.inputs, truth.cells, counted.repeat(views)).clamp(min=1e-6)
+    wrong = (guess.uncertainty - share.detach().clamp(max=OUTLIER)) ** 2
     penalty = 0.5 * _row_mean(errors.mean(-1) + wrong, hidden, views)
     if guess.latent is not None:
         penalty = penalty + 0.5 * _row_mean(errors[..., 0], known & seen.here, views)
