@@ -56,8 +56,8 @@ def _entropy(coordinates: tuple[int | str, ...]) -> list[int]:
 
 class Noise:
     """Random values for one forward pass of a model, int16 ``[N]`` (batched under ``vmap``). Its parts take theirs in
-    the order in which they are called. Not ``distorts``: they drop units and change neither inputs nor latents, which is
-    how dropout in evaluation asks a model's weights.
+    the order in which they are called. Not ``distorts``: they drop units and change neither inputs nor latents, as
+    dropout in evaluation asks a model's weights.
     """
 
     def __init__(self, values: Tensor, distorts: bool = True) -> None:
