@@ -124,7 +124,7 @@ class State:
             )
         numbers = json.loads(header["numbers"])
         numbers["execution"] = Execution(*numbers["execution"])
-        told = numbers.pop("kept")  # a file of an earlier version has none
+        told = numbers.pop("kept")
         # in the model's order, in which norms are added up: a file has another
         names = [name for name, _ in plan.initial_weights(0).named_parameters()]
         weights, best_weights = ({n: tensors[f"{part}/{n}"] for n in names} for part in ("weights", "best_weights"))

@@ -209,8 +209,8 @@ class Hcat(Model):
 
     @torch.no_grad()
     def impute(self, batch: Batch) -> dict[str, Tensor]:
-        """What stands for each modality where it is missing, ``{modality: [B,F]}`` in the scale of the inputs; 0, the
-        mean, without an imputer. Of a modality that is there the imputer has seen the truth.
+        """What stands for each modality where it is missing, ``{modality: [B,F]}`` in the scale of the inputs; 0
+        without an imputer. Of a modality that is there the imputer has seen the truth.
         """
         rows = self._read(batch)
         made = [torch.zeros_like(part) for part in rows.inputs]

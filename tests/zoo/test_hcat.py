@@ -125,6 +125,31 @@ def test_turning_a_part_off_changes_what_is_learned(setting, off):
     assert same is (setting != "quality")
 
 
+@pytest.mark.parametrize(("setting", "on"), [("emb_noise", 0.5), ("moddrop", 0.5), ("alpha_con", 0.5)])
+def test_a_part_acts_by_what_it_does_and_not_by_what_it_draws(setting, on):
+    """Without dropout nothing else is drawn: a part that is on changes the gradient, one all but off does not."""
+    spec, plain = patients(), {"dropout": 0.0, "imputer": "mean", "emb_noise": 0.0, "moddrop": 0.0, "alpha_con": 0.0}
+    batch, found = some_rows(spec), []
+    for value in (0.0, 1e-9, on):
+        model = build(spec, **(plain | {"alpha_impute": 0.0, setting: value}))
+        model.load_state_dict(build(spec, **plain).state_dict(), strict=False)
+        loss(train(model, batch)).backward()
+        found.append(torch.cat([p.grad.flatten() for n, p in model.named_parameters() if n.startswith("all.")]))
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], rtol=1e-3)
+
+
+def test_dropout_in_evaluation_draws_for_dropout_alone():
+    spec = patients()
+    batch, device = some_rows(spec).without_targets(), torch.device("cpu")
+    assert count_draws(lambda noise: build(spec, dropout=0.0)(batch, noise), device, distorts=False) == 0
+    model = build(spec)
+    count = count_draws(lambda noise: model(batch, noise), device, distorts=False)
+    output = model(batch, Noise(torch.from_numpy(draw_noise(count, 0)), distorts=False))
+    assert count and not output.penalties
+    assert torch.equal(output.maps["confidence"] == 1, torch.stack(list(batch.valid.values()), dim=-1))
+
+
 def test_penalties_are_given_in_training_alone_and_by_the_names_declared():
     spec = patients()
     batch = some_rows(spec)
