@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -108,12 +108,16 @@ class Task:
 
     A task per step has a target at every time step of the sequences ``steps``, which are of one length and share their
     clock: position t is the same moment in all of them. Without ``steps`` there is one target per row.
+
+    An ``auxiliary`` task is there to help the others learn: it is trained and scored, and no mean over tasks, no
+    stopping, search or promotion goes by it. The word names the group of auxiliary tasks that it belongs to.
     """
 
     name: str
     kind: TaskKind
     classes: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    auxiliary: str = ""
 
     @property
     def per_step(self) -> bool:
@@ -138,6 +142,11 @@ class Spec:
     modalities: tuple[Modality, ...]
     tasks: tuple[Task, ...]
 
+    @property
+    def main_tasks(self) -> tuple[Task, ...]:
+        """The tasks that decide: all but auxiliary ones."""
+        return tuple(t for t in self.tasks if not t.auxiliary)
+
     def modality(self, name: str) -> Modality:
         return next(m for m in self.modalities if m.name == name)
 
@@ -160,6 +169,8 @@ class Batch(NamedTuple):
     targets  {task: float [B] | [B,T]}                    class code or value; 0 where not ``known``
     known    {task: bool, the target's shape}
     weight   float [B]                                    0 = a padding row: counts nowhere
+    emphasis {task: float [B]}                            >= 0, how much a row counts in the task's loss beside
+                                                          others; a task that is not named: every row 1
     ======== ============================================ ===================================================
 
     A named tuple because ``torch.func`` maps over it without being taught.
@@ -172,10 +183,28 @@ class Batch(NamedTuple):
     targets: dict[str, Tensor]
     known: dict[str, Tensor]
     weight: Tensor
+    emphasis: dict[str, Tensor] = {}  # nobody writes into a batch
 
     def without_targets(self) -> Batch:
         """What a model may see."""
-        return self._replace(targets={}, known={})
+        return self._replace(targets={}, known={}, emphasis={})
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with every leaf changed."""
+
+        def changed(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(leaf) for name, leaf in leaves.items()}
+
+        return Batch(
+            inputs=changed(self.inputs),
+            valid=changed(self.valid),
+            observed=changed(self.observed),
+            quality=changed(self.quality),
+            targets=changed(self.targets),
+            known=changed(self.known),
+            weight=change(self.weight),
+            emphasis=changed(self.emphasis),
+        )
 
 
 class Output(NamedTuple):
@@ -241,7 +270,14 @@ class Dataset(Protocol):
 
     @property
     def given_split(self) -> np.ndarray | None:
-        """str ``[R]``, "train", "val" or "test": a split that the data came with."""
+        """str ``[R]``, "train", "val" or "test": a split that the data came with. Rows of "holdout" are locked away
+        under every protocol.
+        """
+        ...
+
+    @property
+    def given_fold(self) -> np.ndarray | None:
+        """str ``[R]``: the fold that each row tests, of folds that the data came with; "" of a row of none."""
         ...
 
     @property

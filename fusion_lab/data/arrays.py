@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class ArrayDataset:
     order: np.ndarray | None = None
     recording: np.ndarray | None = None
     given_split: np.ndarray | None = None
+    given_fold: np.ndarray | None = None
+    emphasis: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,7 +45,8 @@ class ArrayDataset:
             {name: values[rows] for name, values in leaves.items()}
             for leaves in (self.inputs, self.valid, self.observed, self.quality, self.targets, self.known)
         ]
-        return Batch(*take, weight=torch.ones(rows.shape))
+        emphasis = {name: values[rows] for name, values in self.emphasis.items()}
+        return Batch(*take, weight=torch.ones(rows.shape), emphasis=emphasis)
 
     @classmethod
     def checked(cls, **parts) -> ArrayDataset:

@@ -110,10 +110,10 @@ def _row_labels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     columns are classes, bool [L].
 
     A task per step counts the share of each row's steps. Without classes to go by, quantile bins of the regression
-    targets take their place.
+    targets take their place. Auxiliary tasks decide nothing here.
     """
     batch = dataset.gather(torch.arange(len(dataset)))
-    tasks = [t for t in dataset.spec.tasks if t.kind != "regression"] or dataset.spec.tasks
+    tasks = [t for t in dataset.spec.main_tasks if t.kind != "regression"] or dataset.spec.main_tasks
     columns, classes = [np.zeros((len(dataset), 0))], [np.zeros(0, bool)]
     for task in tasks:
         target, known = batch.targets[task.name].numpy(), batch.known[task.name].numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,17 +17,30 @@ from fusion_lab.data.cells import listed
 from fusion_lab.data.dealing import Items, deal, following, items_of
 
 Protocol = Literal[
-    "stratified", "kfold", "grouped", "leave_one_group_out", "loso", "holdout", "shards-70-15-15", "given"
+    "stratified",
+    "kfold",
+    "grouped",
+    "leave_one_group_out",
+    "loso",
+    "holdout",
+    "shards-70-15-15",
+    "given",
+    "given_folds",
 ]
 LEAVE_ONE_OUT = ("leave_one_group_out", "loso")
 SHARDS = "shards-70-15-15"
 SHARES = (0.7, 0.15, 0.15)
 """Shares of the rows that the parts of the split by shards are to have."""
 NEED_GROUPS = ("grouped", *LEAVE_ONE_OUT, SHARDS)
-STRADDLING = (SHARDS, "given")
+GIVEN_FOLDS = "given_folds"
+STRADDLING = (SHARDS, "given", GIVEN_FOLDS)
 """Protocols that may have one group in several parts."""
 SPLITS = ("train", "val", "test")
+LOCKED = "holdout"
+"""The word for rows that came locked away, under every protocol."""
 ALL_CLASSES = "all classes"
+LEAST_FOLDS = 3
+"""One to test, one to validate, one to train."""
 
 
 class FoldsConfig(Config):
@@ -40,13 +53,14 @@ class FoldsConfig(Config):
     ``test_fraction``. ``repeats`` starts over with other seeds. ``holdout`` as a number locks that share of the rows
     away first.
 
-    Two single splits may have a group in several parts. ``shards-70-15-15`` deals shards, all rows of one group and one
-    class, so that of each class 70, 15 and 15 % of the rows train, validate and test, exact to one shard. ``given`` is
-    the split that comes with the data.
+    Three may have a group in several parts. ``shards-70-15-15`` is a single split that deals shards, all rows of one
+    group and one class, so that of each class 70, 15 and 15 % of the rows train, validate and test, exact to one shard.
+    ``given`` is the single split that comes with the data, ``given_folds`` the folds that do, each tested once and
+    validated by the next. Rows that came locked away stay so under all of them.
     """
 
     protocol: Protocol = "stratified"
-    k: int = Field(default=5, ge=3)
+    k: int = Field(default=5, ge=LEAST_FOLDS)
     repeats: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
     val_groups: Annotated[int, Field(ge=1)] | Literal["all classes"] = 1
@@ -59,9 +73,9 @@ class FoldsConfig(Config):
         if self.val_fraction + self.test_fraction >= 1:
             found = f"{self.val_fraction} + {self.test_fraction}"
             raise ValueError(f"expected val_fraction + test_fraction below 1, found {found}")
-        if self.protocol == "given" and (self.repeats > 1 or self.holdout):
+        if self.protocol in ("given", GIVEN_FOLDS) and (self.repeats > 1 or self.holdout):
             found = f"{self.repeats} and {self.holdout}"
-            raise ValueError(f"expected repeats 1 and holdout 0 with protocol given, found {found}")
+            raise ValueError(f"expected repeats 1 and holdout 0 with protocol {self.protocol}, found {found}")
         return self
 
 
@@ -84,9 +98,18 @@ def make_folds(config: FoldsConfig, dataset: Dataset) -> Folds:
     >>> folds.names, folds.test.sum(axis=1).tolist()
     (('fold 0', 'fold 1', 'fold 2', 'fold 3'), [10, 10, 10, 10])
     """
-    unit = _unit(config, dataset)
-    items, locked = _lock_away(items_of(dataset, unit.keys), unit, config)
-    made = [("fold 0", _given(dataset))] if config.protocol == "given" else _all_parts(items, unit, config)
+    unit, came_locked = _unit(config, dataset), _came_locked(dataset, config)
+    items = items_of(dataset, unit.keys)
+    if config.protocol not in ("given", GIVEN_FOLDS):
+        items = _unlocked(items, came_locked, unit)
+    items, locked = _lock_away(items, unit, config)
+    locked |= came_locked
+    if config.protocol == "given":
+        made: Iterable[tuple[str, Parts]] = [("fold 0", _given(dataset))]
+    elif config.protocol == GIVEN_FOLDS:
+        made = _given_folds(dataset, came_locked)
+    else:
+        made = _all_parts(items, unit, config)
     names, parts = zip(*made, strict=True)
     train, val, test = (np.stack([part[i] for part in parts]) for i in range(3))
     protocol, notes = _remarks(config, dataset, unit, (train, val, test))
@@ -105,7 +128,7 @@ def check_folds(folds: Folds, dataset: Dataset) -> Folds:
     assert not (sum(part.astype(int) for part in parts.values()) + folds.holdout > 1).any(), "parts overlap"
     if dataset.group is not None and folds.protocol not in STRADDLING:
         _assert_whole(folds, dataset.group, "groups")
-    if dataset.recording is not None and folds.protocol != "given":
+    if dataset.recording is not None and folds.protocol not in ("given", GIVEN_FOLDS):
         _assert_whole(folds, dataset.recording, "recordings")
     for split, part in parts.items():
         for name, rows in zip(folds.names, part, strict=True):
@@ -165,15 +188,53 @@ def _remarks(
 
 
 def _straddling(dataset: Dataset, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
-    """Of a single split whose parts, bool [1,R], need not keep groups whole."""
+    """Of a split whose parts, bool [K,R], need not keep groups whole."""
     if dataset.group is None:
         return ("no groups are known: whether one person or site is in several parts cannot be told",)
-    inside = [set(dataset.group[part[0]].tolist()) for part in parts]
-    shared = len((inside[0] | inside[1]) & inside[2])
+    tested: set[str] = set()
+    shared: set[str] = set()
+    for train, val, test in zip(*parts, strict=True):
+        inside = set(dataset.group[test].tolist())
+        tested |= inside
+        shared |= inside & set(dataset.group[train | val].tolist())
     if not shared:
         return ()
     told = "scores are optimistic for people or sites that a model has not seen"
-    return (f"{shared} of {len(inside[2])} groups that are tested have rows in train or val too: {told}",)
+    return (f"{len(shared)} of {len(tested)} groups that are tested have rows in train or val too: {told}",)
+
+
+def _came_locked(dataset: Dataset, config: FoldsConfig) -> np.ndarray:
+    """Rows that came locked away, bool [R].
+
+    Raises:
+        ConfigError: more are to be locked away by chance.
+        DataError: all rows are.
+    """
+    if dataset.given_split is None or not (locked := dataset.given_split == LOCKED).any():
+        return np.zeros(len(dataset), dtype=bool)
+    if config.holdout:
+        found = f"{config.holdout} beside {int(locked.sum())} rows that came locked away"
+        raise ConfigError(f"folds.holdout: expected 0 where the data come with a locked part, found {found}")
+    if locked.all():
+        raise DataError("folds: expected rows that did not come locked away, found none")
+    return locked
+
+
+def _unlocked(items: Items, locked: np.ndarray, unit: Unit) -> Items:
+    """The items that did not come locked away.
+
+    Raises:
+        DataError: one is partly locked.
+    """
+    if not locked.any():
+        return items
+    sizes = np.bincount(items.of_row, minlength=len(items.names))
+    inside = np.bincount(items.of_row[locked], minlength=len(items.names))
+    torn = np.flatnonzero((inside > 0) & (inside < sizes))
+    if len(torn):
+        found = f"{unit.name} {items.names[torn[0]]} on both sides ({len(torn)} such {unit.name}s)"
+        raise DataError(f"folds: expected {unit.name}s to be locked away whole, found {found}")
+    return items.keep(np.flatnonzero(inside == 0))
 
 
 def _lock_away(items: Items, unit: Unit, config: FoldsConfig) -> tuple[Items, np.ndarray]:
@@ -198,13 +259,32 @@ Parts = tuple[np.ndarray, np.ndarray, np.ndarray]  # train, val, test: bool [R] 
 def _given(dataset: Dataset) -> Parts:
     if dataset.given_split is None:
         raise ConfigError("folds.protocol: given expects a split that comes with the data, found none")
-    others = ~np.isin(dataset.given_split, SPLITS)
+    others = ~np.isin(dataset.given_split, (*SPLITS, LOCKED))
     if others.any():
         row = int(np.argmax(others))
         found = f"{str(dataset.given_split[row])!r} of row {dataset.ids[row]} ({int(others.sum())} such rows)"
         raise DataError(f"folds.protocol: given expects {', '.join(SPLITS)} as the split of every row, found {found}")
     train, val, test = (dataset.given_split == split for split in SPLITS)
     return train, val, test
+
+
+def _given_folds(dataset: Dataset, locked: np.ndarray) -> Iterator[tuple[str, Parts]]:
+    """Each fold tested once, in the order of their numbers or names, and validated by the next."""
+    if dataset.given_fold is None:
+        raise ConfigError("folds.protocol: given_folds expects folds that come with the data, found none")
+    of_row, free = dataset.given_fold, ~locked
+    if (nowhere := free & (of_row == "")).any():
+        row = int(np.argmax(nowhere))
+        found = f"none of row {dataset.ids[row]} ({int(nowhere.sum())} such rows)"
+        raise DataError(
+            f"folds.protocol: given_folds expects a fold of every row that is not locked away, found {found}"
+        )
+    names = sorted(set(of_row[free].tolist()), key=lambda name: (len(name), name) if name.isdecimal() else (99, name))
+    if len(names) < LEAST_FOLDS:
+        raise DataError(f"folds.protocol: given_folds expects at least {LEAST_FOLDS} folds, found {listed(names)}")
+    for k, name in enumerate(names):
+        test, val = free & (of_row == name), free & (of_row == names[(k + 1) % len(names)])
+        yield f"fold {name}", (free & ~test & ~val, val, test)
 
 
 def _all_parts(items: Items, unit: Unit, config: FoldsConfig) -> Iterator[tuple[str, Parts]]:

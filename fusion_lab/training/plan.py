@@ -131,5 +131,4 @@ def _moved(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
     def move(leaf: Tensor) -> Tensor:
         return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype)
 
-    leaves = [{n: move(t) for n, t in d.items()} for d in batch[:-1]]
-    return Batch(*leaves, weight=move(batch.weight))
+    return batch.map(move)

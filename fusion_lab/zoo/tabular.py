@@ -108,8 +108,7 @@ def parts(batch: Batch, task: Task) -> Iterator[tuple[Batch, np.ndarray]]:
     size = max(1, LINES // length)
     for start in range(0, count, size):
         rows = slice(start, start + size)
-        leaves = ({name: leaf[rows] for name, leaf in of.items()} for of in batch[:-1])
-        part = Batch(*leaves, weight=batch.weight[rows])
+        part = batch.map(lambda leaf, rows=rows: leaf[rows])
         yield part, np.arange(len(part.weight) * length)
 
 

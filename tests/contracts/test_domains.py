@@ -160,7 +160,8 @@ def everything(dataset: Dataset | ArrayDataset) -> Batch:
 
 
 def named_leaves(batch: Batch) -> dict[str, Tensor]:
-    return {f"{part}/{n}": leaf for part in Batch._fields[:-1] for n, leaf in getattr(batch, part).items()}
+    parts = (part for part in Batch._fields if part != "weight")
+    return {f"{part}/{n}": leaf for part in parts for n, leaf in getattr(batch, part).items()}
 
 
 def test_the_suite_has_an_example_of_every_domain():

@@ -218,8 +218,7 @@ def build(family: str, variant: str, spec: Spec, seed: int = 0) -> Model:
 
 
 def double(batch: Batch) -> Batch:
-    parts = [{n: t.double() if t.is_floating_point() else t for n, t in d.items()} for d in batch[:-1]]
-    return Batch(*parts, weight=batch.weight.double())
+    return batch.map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf)
 
 
 @pytest.fixture(params=[marked(c, c) for c in CASES])
@@ -480,7 +479,7 @@ def test_the_order_of_steps_matters_where_the_encoder_has_one(case):
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
-    return Batch(*[{n: t[rows] for n, t in d.items()} for d in batch[:-1]], weight=batch.weight[rows])
+    return batch.map(lambda leaf: leaf[rows])
 
 
 def test_rows_are_strangers_to_each_other(case):
@@ -497,10 +496,7 @@ def test_rows_are_strangers_to_each_other(case):
 
 def test_a_single_row_equals_the_row_in_a_batch_in_single_precision(case):
     model = case.model.float()
-    batch = Batch(
-        *[{n: t.float() if t.is_floating_point() else t for n, t in d.items()} for d in case.batch[:-1]],
-        weight=case.batch.weight.float(),
-    )
+    batch = case.batch.map(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf)
     whole = model(batch).heads
     for row in (0, ROWS - 1):
         for task, head in model(rows_of(batch, torch.tensor([row]))).heads.items():
@@ -648,7 +644,7 @@ def test_a_fold_of_a_stack_is_the_model_with_its_weights_and_its_noise(case):
     objective = Objective(ObjectiveConfig(binary="focal", label_smoothing=0.05), case.spec)
     for k in range(FOLDS):
         case.model.load_state_dict({name: leaf[k] for name, leaf in leaves.items()})
-        own = Batch(*[{n: t[k] for n, t in d.items()} for d in batch[:-1]], weight=batch.weight[k])
+        own = batch.map(lambda leaf, k=k: leaf[k])
         answer = case.model(own.without_targets(), Noise(noise[k]))
         loss = objective(answer, own, {task: w[k] for task, w in class_weights.items()})
         torch.testing.assert_close(losses[k], loss.detach(), rtol=0, atol=1e-9)

@@ -16,7 +16,7 @@ from fusion_lab.data.splits import FoldsConfig, check_folds, make_folds
 BINARY = Task("outcome", "binary", ("no", "yes"))
 
 
-def labelled(codes, group=None, task=BINARY, ids=None, recording=None, given_split=None, **more) -> ArrayDataset:
+def labelled(codes, group=None, task=BINARY, ids=None, recording=None, given_split=None, given_fold=None, **more):
     """A data set of targets alone; NaN is an unknown label. ``more`` are further tasks' (task, codes)."""
     pairs = [(task, codes), *more.values()]
     targets = {t.name: torch.tensor(np.asarray(c, dtype=np.float32)) for t, c in pairs}
@@ -33,6 +33,7 @@ def labelled(codes, group=None, task=BINARY, ids=None, recording=None, given_spl
         group=None if group is None else np.asarray(group, dtype=str),
         recording=None if recording is None else np.asarray(recording, dtype=str),
         given_split=None if given_split is None else np.asarray(given_split, dtype=str),
+        given_fold=None if given_fold is None else np.asarray(given_fold, dtype=str),
     )
 
 
@@ -362,6 +363,63 @@ def test_a_given_split_that_is_not_there_or_not_of_every_row_is_refused():
     data = labelled(coin(0, 60), given_split=["train"] * 58 + [""] * 2)
     with pytest.raises(DataError, match=r"train, val, test as the split of every row, found '' of row r00058 \(2 such"):
         make_folds(FoldsConfig(protocol="given"), data)
+
+
+@pytest.mark.parametrize("protocol", ["stratified", "grouped", "holdout", "given_folds"])
+def test_rows_that_came_locked_away_are_in_no_part_under_any_protocol(protocol):
+    locked = np.arange(80) >= 60
+    given_split = np.where(locked, "holdout", "train")
+    fold = np.where(locked, "", (np.arange(80) % 4).astype(str))
+    data = labelled(coin(0, 80), [f"g{i // 5}" for i in range(80)], given_split=given_split, given_fold=fold)
+    folds = make_folds(FoldsConfig(protocol=protocol), data)
+    assert np.array_equal(folds.holdout, locked)
+    assert not (folds.train | folds.val | folds.test)[:, locked].any()
+    if protocol != "holdout":
+        assert folds.test.any(axis=0)[~locked].all()
+
+
+def test_locked_rows_that_cannot_be_kept_apart_are_refused():
+    torn = labelled(coin(0, 60), [f"g{i // 7}" for i in range(60)], given_split=["train"] * 50 + ["holdout"] * 10)
+    with pytest.raises(DataError, match="expected groups to be locked away whole, found group g7 on both sides"):
+        make_folds(FoldsConfig(), torn)
+    single = labelled(coin(0, 60), given_split=["train"] * 50 + ["holdout"] * 10)
+    with pytest.raises(ConfigError, match="expected 0 where the data come with a locked part, found 0.2 beside 10"):
+        make_folds(FoldsConfig(holdout=0.2), single)
+    with pytest.raises(DataError, match="expected rows that did not come locked away, found none"):
+        make_folds(FoldsConfig(), labelled(coin(0, 60), given_split=["holdout"] * 60))
+
+
+def test_given_folds_are_each_tested_once_in_the_order_of_their_numbers():
+    fold = np.array(["10", "2", "1", "0"])[np.arange(60) % 4]
+    folds = make_folds(FoldsConfig(protocol="given_folds"), labelled(coin(0, 60), given_fold=fold))
+    names = ["0", "1", "2", "10"]
+    assert folds.names == tuple(f"fold {name}" for name in names)
+    for k, name in enumerate(names):
+        assert np.array_equal(folds.test[k], fold == name)
+        assert np.array_equal(folds.val[k], fold == names[(k + 1) % 4])
+        assert np.array_equal(folds.train[k], ~folds.test[k] & ~folds.val[k])
+    grouped = labelled(coin(0, 60), [f"g{i // 2}" for i in range(60)], given_fold=fold)
+    assert (
+        "30 of 30 groups that are tested have rows in train or val too"
+        in make_folds(FoldsConfig(protocol="given_folds"), grouped).notes[0]
+    )
+
+
+def test_given_folds_that_are_not_there_or_have_gaps_are_refused():
+    config = FoldsConfig(protocol="given_folds")
+    with pytest.raises(ConfigError, match="given_folds expects folds that come with the data, found none"):
+        make_folds(config, labelled(coin(0, 60)))
+    with pytest.raises(DataError, match=r"a fold of every row that is not locked away, found none of row r00058 \(2"):
+        make_folds(config, labelled(coin(0, 60), given_fold=["0", "1", "2"] * 19 + ["0"] + [""] * 2))
+    with pytest.raises(DataError, match="expects at least 3 folds, found '0', '1'"):
+        make_folds(config, labelled(coin(0, 60), given_fold=["0", "1"] * 30))
+
+
+def test_auxiliary_tasks_have_no_say_in_the_split():
+    dose = Task("dose", "binary", ("low", "high"), auxiliary="help")
+    alone = make_folds(FoldsConfig(), labelled(coin(0, 60)))
+    helped = make_folds(FoldsConfig(), labelled(coin(0, 60), more=(dose, coin(3, 60, 0.1))))
+    assert np.array_equal(alone.test, helped.test)
 
 
 @pytest.mark.parametrize("protocol", ["stratified", "kfold", "holdout"])

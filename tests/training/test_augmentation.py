@@ -160,7 +160,7 @@ def test_deviations_are_those_asked_for():
 def test_a_fold_distorts_by_its_own_generator_alone():
     before = walks(3)
     every = distorted(before, offset=1.0, scaling=0.1)
-    picked = Batch(*({n: t[[2]] for n, t in part.items()} for part in before[:-1]), weight=before.weight[[2]])
+    picked = before.map(lambda leaf: leaf[[2]])
     config = AugmentationConfig(offset=1.0, scaling=0.1)
     alone = distort(picked, SPEC, config, [generator(0, 2)]).inputs["walk"]
     assert torch.equal(alone[0], every[2])

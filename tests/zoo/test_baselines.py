@@ -98,7 +98,7 @@ def _flat(task, batch):
 
 
 def _take(batch, rows):
-    return Batch(*({n: leaf[rows] for n, leaf in leaves.items()} for leaves in batch[:6]), batch.weight[rows])
+    return batch.map(lambda leaf: leaf[rows])
 
 
 def _folds(rows=ROWS, count=3):
