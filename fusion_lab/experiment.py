@@ -15,10 +15,12 @@ from fusion_lab.config import Config, assign, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
 from fusion_lab.data.activity.settings import ActivityConfig
+from fusion_lab.data.molecules.settings import MoleculesConfig
 from fusion_lab.data.oncology.settings import OncologyConfig
 from fusion_lab.data.raw import Records
 from fusion_lab.data.scaling import Scaler, ScalingConfig
 from fusion_lab.data.splits import FoldsConfig, make_folds
+from fusion_lab.data.subset import sampled
 from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.data.table import TableConfig
 from fusion_lab.evaluation.gates import PromotionConfig
@@ -29,16 +31,24 @@ from fusion_lab.training.execution import check_stackable
 from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
 from fusion_lab.training.plan import Plan, TrainingConfig
-from fusion_lab.zoo import FAMILIES
-from fusion_lab.zoo.hcat import REFERENCE, HcatConfig
+from fusion_lab.zoo import FAMILIES, hcat, task_mil
+from fusion_lab.zoo.hcat import HcatConfig
 from fusion_lab.zoo.sensor_fusion import SensorFusionConfig
+from fusion_lab.zoo.task_mil import TaskMilConfig
 from fusion_lab.zoo.token_fusion import TokenFusionConfig
 
-DataConfig = Annotated[SyntheticConfig | TableConfig | ActivityConfig | OncologyConfig, Field(discriminator="domain")]
-ModelConfig = Annotated[TokenFusionConfig | SensorFusionConfig | HcatConfig, Field(discriminator="family")]
+DataConfig = Annotated[
+    SyntheticConfig | TableConfig | ActivityConfig | OncologyConfig | MoleculesConfig, Field(discriminator="domain")
+]
+ModelConfig = Annotated[
+    TokenFusionConfig | SensorFusionConfig | HcatConfig | TaskMilConfig, Field(discriminator="family")
+]
 
 SECTION_SWITCHES = {"model": "family", "data": "domain"}
 """Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
+
+PRESETS = {"hcat": hcat.REFERENCE, "task_mil": task_mil.REFERENCE}
+"""The settings of each family that a preset gives."""
 
 BESIDE = ("name", "description", "selected", "final", "promotion", "evaluation")
 """Settings that change nothing of what a cross-validation computes."""
@@ -178,10 +188,12 @@ def _holds(tree: Mapping[str, Any], path: str) -> bool:
 
 def _leave_preset(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     """Takes the sizes of a model's preset out of the tree where another preset is asked for."""
-    model = tree.get("model")
-    asked = overrides.get("model.preset")
-    if asked is not None and isinstance(model, dict) and model.get("preset", "hundreds") != asked:
-        tree["model"] = {key: value for key, value in model.items() if key not in REFERENCE}
+    model, asked = tree.get("model"), overrides.get("model.preset")
+    family = model.get("family") if isinstance(model, dict) else None
+    if asked is None or not isinstance(model, dict) or family not in PRESETS:
+        return
+    if model.get("preset", FAMILIES[family].Config.model_fields["preset"].default) != asked:
+        tree["model"] = {key: value for key, value in model.items() if key not in PRESETS[family]}
 
 
 def _spelled_out(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,6 +248,15 @@ class Materials:
         torch.set_num_threads(1)
         dataset = DOMAINS[experiment.data.domain].load(experiment.data)
         return cls(dataset, make_folds(experiment.folds, dataset))
+
+    def sampled(self, rows: int, config: FoldsConfig) -> Materials:
+        """About so many of the rows, by the split's seed, in folds of their own.
+
+        Raises:
+            DataError: there are not more rows than that, or they cannot be split.
+        """
+        some = sampled(self.dataset, rows, config.seed)
+        return Materials(some, make_folds(config, some))
 
     @property
     def spec(self) -> Spec:

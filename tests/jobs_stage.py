@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from baseline_material import quicken
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.store.db import utils as mlflow_database
+from mlflow.utils import environment as mlflow_environment
 from optuna.trial import FrozenTrial
 
 from fusion_lab.cli import main
@@ -27,7 +30,9 @@ from fusion_lab.config import assign, dump_yaml, load_yaml
 from fusion_lab.jobs import evaluation, kept, study_report
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.report.drawing import DrawingProcess, draw_here
+from fusion_lab.search import study as search_study
 from fusion_lab.search.journal import open_study
+from fusion_lab.search.space import check_space
 from fusion_lab.search.study import PrunerConfig, make_pruner
 from fusion_lab.tracking.store import Store
 from fusion_lab.training import Decision, Evaluation
@@ -41,6 +46,10 @@ PAGES = (
     *((kept, name) for name in ("curves_html", "attention_html")),
 )
 BLANK = b"\x89PNG\r\n\x1a\n"
+DRAWS = 20
+"""Points of a space that a job here tries before it starts: these spaces have a handful of settings."""
+newest_schema = cache(mlflow_database._get_latest_schema_revision)
+"""MLflow reads a hundred files of migrations whenever a store is opened, to learn which of them is the newest."""
 
 TINY: dict[str, Any] = {
     "description": "Two small modalities, sixty rows.",
@@ -103,8 +112,13 @@ class Stage:
 
     def enter(self, patch: pytest.MonkeyPatch, figures: bool = False) -> None:
         """Makes it the working folder, and its store the one that is used. Figures are drawn in this process, or left
-        blank: they, and the process that a job starts for them, take longer than a study here.
+        blank: they, and the process that a job starts for them, take longer than a study here. Baselines are fitted
+        quickly, few points of a space are tried, and MLflow does not go through all that is installed to warn of it.
         """
+        quicken(patch)
+        patch.setattr(search_study, "check_space", partial(check_space, draws=DRAWS))
+        patch.setattr(mlflow_database, "_get_latest_schema_revision", newest_schema)
+        patch.setattr(mlflow_environment, "warn_dependency_requirement_mismatches", lambda requirements: None)
         patch.setattr(DrawingProcess, "draw", lambda self, *request: draw_here(*request) if figures else BLANK)
         if not figures:
             patch.setattr(evaluation, "draw_here", lambda *request: BLANK)
@@ -245,11 +259,14 @@ def at_epoch(patch: pytest.MonkeyPatch, what: str, epoch: int, act: Callable[[],
 
 _SIGNALLED = """
 import os, signal, sys
+from pathlib import Path
 import pytest
-from jobs_stage import at_epoch
+from jobs_stage import Stage, at_epoch
 from fusion_lab.cli import main
-number, what, epoch, *command = sys.argv[1:]
+figures, number, what, epoch, *command = sys.argv[1:]
 with pytest.MonkeyPatch.context() as patch:
+    if not figures:
+        Stage(Path.cwd()).enter(patch)
     at_epoch(patch, what, int(epoch), lambda: os.kill(os.getpid(), int(number)))
     raise SystemExit(main(command))
 """
@@ -260,9 +277,13 @@ def run_command(stage: Stage, *command: str) -> subprocess.CompletedProcess[str]
     return run_process(stage.folder, [sys.executable, "-m", "fusion_lab", *command])
 
 
-def run_signalled(stage: Stage, number: int, what: str, epoch: int, *command: str) -> subprocess.CompletedProcess[str]:
-    """The same, but the process gets the signal ``number`` at the end of an epoch of ``what``."""
-    arguments = [str(int(number)), what, str(epoch), *command]
+def run_signalled(
+    stage: Stage, number: int, what: str, epoch: int, *command: str, figures: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """The same, but the process gets the signal ``number`` at the end of an epoch of ``what``; with ``figures`` it is
+    a user's process in all else, otherwise figures are left blank as in :meth:`Stage.enter`.
+    """
+    arguments = ["figures" if figures else "", str(int(number)), what, str(epoch), *command]
     return run_process(stage.folder, [sys.executable, "-c", _SIGNALLED, *arguments])
 
 

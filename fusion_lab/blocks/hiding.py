@@ -13,7 +13,7 @@ from fusion_lab.blocks.randomness import LEVELS, Noise
 
 def hide_each(here: Tensor, rate: float, spared: tuple[bool, ...], noise: Noise) -> Tensor:
     """Each modality of each row hidden with probability ``rate``, but for those ``spared``: what is left."""
-    draws, safe = noise.take(here.shape), torch.tensor(spared, device=here.device)
+    draws, safe = noise.take(here.shape), here.new_tensor(spared)
     kept = _first(draws, here) & ~(here & safe).any(-1, keepdim=True)  # where nothing else is sure to stay
     return here & ~(_hit(draws, rate) & ~safe & ~kept)
 
@@ -23,7 +23,7 @@ def hide_one_of_all(here: Tensor, rate: float, spared: tuple[bool, ...], counted
     row has beside another; rows that are not ``counted``, bool ``[B]``, do not decide.
     """
     hit = _hit(noise.take((1,)), rate)
-    spare = here & (here.sum(-1, keepdim=True) > 1) & ~torch.tensor(spared, device=here.device)
+    spare = here & (here.sum(-1, keepdim=True) > 1) & ~here.new_tensor(spared)
     can = (spare & counted.unsqueeze(-1)).any(0)
     return here & ~(hit & _first(noise.take(can.shape), can) & spare)
 

@@ -69,6 +69,7 @@ class MeanImputer(nn.Module):
         self.doubt = nn.Parameter(torch.zeros(sum(map(len, widths))))
 
     def forward(self, x: Ragged, quality: Tensor, here: Tensor, noise: Noise | None) -> Imputation:
+        """The same in every row, ``[G,B,1,F]``, and an uncertainty ``[B,M]``."""
         by_group = zip(x, _split(list(self.means), self.sizes), strict=True)
         means = [
             torch.stack([nn.functional.pad(m, (0, part.shape[-1] - len(m))) for m in own])[:, None, None].expand_as(
@@ -126,7 +127,7 @@ class MultiModalVAE(nn.Module):
         modalities, encoded = sum(map(len, widths)), 7 * latent // 4
         self.hidden = (modalities, 2 * width)
         self.encode = MultiScaleEncoder(widths, width, latent, dropout)
-        self.trust = QualityNet(modalities)
+        self.quality_scores = QualityNet(modalities)
         self.attention = Attention(1, encoded, heads, dropout)
         self.mean = nn.Sequential(nn.Linear(encoded, latent), nn.GELU(), nn.Linear(latent, latent))
         self.log_variance = nn.Sequential(nn.Linear(encoded, latent), nn.GELU(), nn.Linear(latent, latent))
@@ -137,7 +138,7 @@ class MultiModalVAE(nn.Module):
         self.doubt = GroupedLinear(modalities, HIDDEN, 1)
 
     def forward(self, x: Ragged, quality: Tensor, here: Tensor, noise: Noise | None) -> Imputation:
-        """``quality [B,M]`` is 0 where a modality is missing."""
+        """Values ``[G,B,1,F]``; ``quality [B,M]`` is 0 where a modality is missing."""
         latent = self.infer(x, quality, here, noise)
         z = latent.mean
         if noise is not None and noise.distorts:
@@ -154,8 +155,8 @@ class MultiModalVAE(nn.Module):
     def infer(self, x: Ragged, quality: Tensor, here: Tensor, noise: Noise | None) -> Latent:
         """The latent of each row, from the modalities that are there."""
         # relative to each other: their mean over what is there is 1
-        trust = masked_softmax(self.trust(quality), here) * here.sum(-1, keepdim=True)
-        encoded = self.encode(x, noise).transpose(0, 1) * trust.unsqueeze(-1)
+        weight = masked_softmax(self.quality_scores(quality), here) * here.sum(-1, keepdim=True)
+        encoded = self.encode(x, noise).transpose(0, 1) * weight.unsqueeze(-1)
         tokens = encoded.unsqueeze(0)
         attended, _ = self.attention(tokens, tokens, here.unsqueeze(0), noise)
         summary = weighted_mean(encoded + 0.5 * attended[0], here, dim=1)
@@ -194,6 +195,9 @@ class IterativeImputer(nn.Module):
         self.keep = nn.Parameter(torch.logit(torch.linspace(0.9, 0.1, iterations)))
 
     def forward(self, x: Ragged, quality: Tensor, here: Tensor, noise: Noise | None) -> Imputation:
+        """``quality`` and ``here`` are ``[B,M]``. The first guess and, behind it, what each layer makes of it: values
+        ``[G,B,1+iterations,F]``.
+        """
         guess = self.first(x, quality, here, noise)
         filled = fill(x, ~here, guess.values)
         start = torch.cat(filled) if self.lift is None else self.lift(filled)

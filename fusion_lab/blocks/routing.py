@@ -38,7 +38,7 @@ class BranchEncoder(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, tokens: Tensor, used: Tensor, share: Tensor, noise: Noise | None) -> Tensor:
-        """``[B,M,D]``."""
+        """Tokens ``[B,M,D]``, ``used`` and ``share [B,M]`` -> ``[B,M,D]``."""
         made: dict[int, Tensor] = {}
         for branches, layer in zip(self.together, self.layers, strict=True):
             x, valid, bias = (_gather(leaf, branches) for leaf in (tokens, used, share_bias(share)))
@@ -81,7 +81,8 @@ class BranchPool(nn.Module):
         self.value = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, used: Tensor, share: Tensor) -> Branches:
-        inside = torch.tensor([[m in b for m in range(used.shape[1])] for b in self.branches], device=used.device)
+        """``tokens [B,M,D]``, ``used`` and ``share [B,M]``."""
+        inside = used.new_tensor([[m in b for m in range(used.shape[1])] for b in self.branches])
         here = used.unsqueeze(1) & inside
         scores = share_bias(share)
         if self.score is not None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import Dataset, Spec
-from fusion_lab.data import activity, oncology, synthetic, synthetic_records, table
+from fusion_lab.data import activity, molecules, oncology, synthetic, synthetic_records, table
 from fusion_lab.data.oncology.writing import write as write_oncology
 from fusion_lab.data.raw import Records
 
@@ -35,6 +35,7 @@ DOMAINS: dict[str, Domain] = {
     "synthetic": Domain(synthetic.SyntheticConfig, synthetic.spec, synthetic.load, synthetic_records.records),
     "table": Domain(table.TableConfig, table.spec, table.load, table.records),
     "activity": Domain(activity.ActivityConfig, activity.spec, activity.load, activity.records, activity.prepare),
+    "molecules": Domain(molecules.MoleculesConfig, molecules.spec, molecules.load, molecules.records),
     "oncology": Domain(oncology.OncologyConfig, oncology.spec, oncology.load, oncology.records, write=write_oncology),
 }
 

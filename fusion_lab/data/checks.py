@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from fusion_lab.contracts import DataError, Modality, Task
-from fusion_lab.data.arrays import ArrayDataset
+from fusion_lab.contracts import DataError, Dataset, Modality, Task
+from fusion_lab.data.summaries import Labels, Seen, look, steps_of
 
 FEWEST_ROWS = 20
 """A feature is called a leak only on this many rows with a known label ..."""
 FEWEST_OF_A_CLASS = 5
 """... of which each side holds this many: among thousands of features some separate fewer by chance."""
+_ROWS = 1024  # rows compared at once
 _BLOCK = 64  # columns ranked at once: ranks take several times the memory of the values
 
 _OUTCOME = re.compile(
@@ -26,7 +27,7 @@ _BASELINE = re.compile(r"\b(primar\w* metasta\w*|at diagnosis|baseline|prior|pre
 
 
 def check_dataset(
-    dataset: ArrayDataset, where: Mapping[str, str] | None = None, leakage_auroc: float = 0.98
+    dataset: Dataset, where: Mapping[str, str] | None = None, leakage_auroc: float = 0.98
 ) -> tuple[str, ...]:
     """Notes on a data set, one plain sentence each. ``where`` names the file of a modality or task in errors.
 
@@ -37,20 +38,20 @@ def check_dataset(
     where = dict(where or {})
     if not len(dataset):
         raise DataError("data: expected at least one row, found none")
-    valid = {m.name: _rows(dataset.valid[m.name].numpy()) for m in dataset.spec.modalities}
-    for modality in dataset.spec.modalities:
-        if not valid[modality.name].any():
-            place = where.get(modality.name, "data")
-            raise DataError(
-                f"{place}: modality {modality.name!r}: expected rows that have it, found none of {len(dataset)}"
-            )
+    seen, labels = look(dataset)
+    for name, of in seen.items():
+        if not of.there.any():
+            place = where.get(name, "data")
+            raise DataError(f"{place}: modality {name!r}: expected rows that have it, found none of {len(dataset)}")
     for task in dataset.spec.tasks:
-        _check_labels(dataset, task, where.get(task.name, "data"))
+        _check_labels(labels[task.name], task, where.get(task.name, "data"))
+    modalities = dataset.spec.modalities
+    leaks = (_leaks(dataset, m, seen[m.name], labels, where, leakage_auroc) for m in modalities)
     return (
-        *_coverage(dataset, valid),
-        *(note for m in dataset.spec.modalities for note in _constant_features(dataset, m)),
-        *(note for m in dataset.spec.modalities for note in _outcomes_by_name(m)),
-        *(note for m in dataset.spec.modalities for note in _leaks(dataset, m, valid[m.name], where, leakage_auroc)),
+        *_coverage(seen, labels, len(dataset)),
+        *(note for m in modalities for note in _constant_features(m, seen[m.name])),
+        *(note for m in modalities for note in _outcomes_by_name(m)),
+        *(note for notes in leaks for note in notes),
     )
 
 
@@ -58,21 +59,36 @@ def separation(values: np.ndarray, observed: np.ndarray, positive: np.ndarray) -
     """AUROC of each column alone, or of its negative where that is more: ``[F]`` in [0.5, 1], NaN where undefined.
 
     ``values`` and ``observed`` are ``[R,F]``, ``positive`` bool ``[R]``; cells not observed do not count. A column is
-    undefined that has too few rows (:data:`FEWEST_ROWS`, :data:`FEWEST_OF_A_CLASS`). By ranks (Mann and Whitney, 1947).
+    undefined that has too few rows (:data:`FEWEST_ROWS`, :data:`FEWEST_OF_A_CLASS`). By ranks (Mann and Whitney, 1947),
+    or, where ``values`` are bool or uint8, 0 and 1, by counting.
 
     >>> column = np.arange(20.0)[:, None]
     >>> separation(column, np.ones((20, 1), dtype=bool), np.arange(20) < 8)
     array([1.])
     """
-    if values.shape[1] > _BLOCK:
-        starts = range(0, values.shape[1], _BLOCK)
-        return np.concatenate(
-            [separation(values[:, i : i + _BLOCK], observed[:, i : i + _BLOCK], positive) for i in starts]
-        )
-    ranks = rankdata(np.where(observed, values, np.inf), axis=0)  # missing cells last: they move no other rank
-    ones = (observed & positive[:, None]).sum(axis=0)
-    zeros = (observed & ~positive[:, None]).sum(axis=0)
-    above = np.where(observed & positive[:, None], ranks, 0.0).sum(axis=0) - ones * (ones + 1) / 2
+    return separations(values, observed, positive[None])[0]
+
+
+def separations(values: np.ndarray, observed: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """:func:`separation` for several ways of being positive, bool ``[S,R]``: ``[S,F]``. Columns are ranked once."""
+    starts = range(0, values.shape[1], _BLOCK)
+    blocks = [_separations(values[:, i : i + _BLOCK], observed[:, i : i + _BLOCK], positives) for i in starts]
+    return np.concatenate([np.zeros((len(positives), 0)), *blocks], axis=1)
+
+
+def _separations(values: np.ndarray, observed: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    counted, sides = observed.astype(np.float64), positives.astype(np.float64)  # whole and half numbers: sums are exact
+    ones = sides @ counted
+    zeros = counted.sum(axis=0) - ones
+    if values.dtype.kind in "bu":
+        filled = counted * (values != 0)
+        with_one = sides @ filled
+        others_one = filled.sum(axis=0) - with_one
+        # pairs in which the positive row has more, those in which both have the same counted half
+        above = with_one * (zeros - others_one) + (with_one * others_one + (ones - with_one) * (zeros - others_one)) / 2
+    else:
+        ranks = rankdata(np.where(observed, values, np.inf), axis=0)  # missing cells last: they move no other rank
+        above = sides @ (ranks * counted) - ones * (ones + 1) / 2
     enough = (np.minimum(ones, zeros) >= FEWEST_OF_A_CLASS) & (ones + zeros >= FEWEST_ROWS)
     auroc = above / np.where(enough, ones * zeros, 1)
     return np.where(enough, np.maximum(auroc, 1 - auroc), np.nan)
@@ -98,39 +114,37 @@ def _first_few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:4])}{more}"
 
 
-def _check_labels(dataset: ArrayDataset, task: Task, place: str) -> None:
-    labels = dataset.targets[task.name][dataset.known[task.name]].numpy()
-    if not len(labels):
-        raise DataError(f"{place}: task {task.name!r}: expected known labels, found none in {len(dataset)} rows")
-    found = np.unique(labels)
+def _check_labels(labels: Labels, task: Task, place: str) -> None:
+    if not len(labels.codes):
+        found = f"none in {len(labels.known)} rows"
+        raise DataError(f"{place}: task {task.name!r}: expected known labels, found {found}")
+    found = np.unique(labels.codes)
     if len(found) < 2:
         one = f"class {task.classes[int(found[0])]!r}" if task.classes else f"the value {found[0]:g}"
         raise DataError(
             f"{place}: task {task.name!r}: expected two or more classes or values among the known labels, "
-            f"found only {one} ({len(labels)} {_unit(task)}s)"
+            f"found only {one} ({len(labels.codes)} {_unit(task)}s)"
         )
 
 
-def _coverage(dataset: ArrayDataset, valid: Mapping[str, np.ndarray]) -> Iterator[str]:
-    rows = len(dataset)
-    counts = ", ".join(f"{name} {int(has.sum())}" for name, has in valid.items())
+def _coverage(seen: Mapping[str, Seen], labels: Mapping[str, Labels], rows: int) -> Iterator[str]:
+    has = {name: of.there > 0 for name, of in seen.items()}
+    counts = ", ".join(f"{name} {int(of.sum())}" for name, of in has.items())
     yield f"rows that have each modality, of {rows}: {counts}"
-    known = {t.name: _rows(dataset.known[t.name].numpy()) for t in dataset.spec.tasks}
+    known = {name: _rows(of.known) for name, of in labels.items()}
     yield f"rows with a known label, of {rows}: " + ", ".join(f"{n} {int(k.sum())}" for n, k in known.items())
     for count, what in [
-        (rows - np.stack(list(valid.values())).any(axis=0).sum(), "have no modality at all"),
+        (rows - np.stack(list(has.values())).any(axis=0).sum(), "have no modality at all"),
         (rows - np.stack(list(known.values())).any(axis=0).sum(), "have no known label of any task"),
     ]:
         if count:
             yield f"{count} rows {what}"
 
 
-def _constant_features(dataset: ArrayDataset, modality: Modality) -> Iterator[str]:
+def _constant_features(modality: Modality, seen: Seen) -> Iterator[str]:
     """Numeric and binary features only: a category that no row holds is what a declared vocabulary is for."""
-    values, observed = _cells(dataset, modality)
-    low = np.where(observed, values, np.inf).min(axis=0)
-    high = np.where(observed, values, -np.inf).max(axis=0)
-    names = [f.name for f, same in zip(modality.features, low >= high, strict=True) if same and f.kind != "category"]
+    same = seen.low >= seen.high
+    names = [f.name for f, never in zip(modality.features, same, strict=True) if never and f.kind != "category"]
     if names:
         yield f"{modality.name}: never varies in the rows used: {_first_few(names)}"
 
@@ -152,56 +166,75 @@ class _Candidates(NamedTuple):
 
 
 def _leaks(
-    dataset: ArrayDataset, modality: Modality, valid: np.ndarray, where: Mapping[str, str], threshold: float
+    dataset: Dataset,
+    modality: Modality,
+    seen: Seen,
+    labels: Mapping[str, Labels],
+    where: Mapping[str, str],
+    threshold: float,
 ) -> Iterator[str]:
     """Features that nearly alone tell a label: by value, by being missing, by being there. Of a sequence or bag, the
     means over a row's positions tell a row's label, and the values of a step that step's label.
     """
-    for task in dataset.spec.tasks:
-        known = dataset.known[task.name].numpy()
-        target = dataset.targets[task.name].numpy()[known]
-        if task.per_step and modality.name not in task.steps:
-            continue
-        candidates = _of_steps(dataset, modality, known) if task.per_step else _of_rows(dataset, modality, known, valid)
-        _refuse_copies(modality, task, candidates[0].values, candidates[0].seen, target, where)
-        for what, names, values, seen in candidates:
-            for label, positive in _sides(task, target):
-                scores = separation(values, np.broadcast_to(seen, values.shape), positive)
-                for i in np.flatnonzero(np.nan_to_num(scores) > threshold):
+    told = [t for t in dataset.spec.tasks if not t.per_step or modality.name in t.steps]
+    for tasks in _known_together(told, labels):
+        if tasks[0].per_step:
+            candidates = _of_steps(dataset, modality, tasks[0])
+        else:
+            candidates = _of_rows(modality, seen, labels[tasks[0].name].known)
+        targets = {task: labels[task.name].codes for task in tasks}
+        for task, target in targets.items():
+            _refuse_copies(modality, task, candidates[0].values, candidates[0].seen, target, where)
+        sides = [(task, label, positive) for task in tasks for label, positive in _sides(task, targets[task])]
+        positives = np.stack([positive for _, _, positive in sides])
+        found = [separations(c.values, np.broadcast_to(c.seen, c.values.shape), positives) for c in candidates]
+        for (task, label, _), scores in zip(sides, zip(*found, strict=True), strict=True):
+            for candidate, of in zip(candidates, scores, strict=True):
+                for i in np.flatnonzero(np.nan_to_num(of) > threshold):
+                    what = f"{candidate.what}{candidate.names[i]}"
                     yield (
-                        f"{modality.name}: {what}{names[i]} alone tells {label} of task {task.name} "
-                        f"(AUROC {scores[i]:.3f} over all {_unit(task)}s): is it known before the outcome?"
+                        f"{modality.name}: {what} alone tells {label} of task {task.name} "
+                        f"(AUROC {of[i]:.3f} over all {_unit(task)}s): is it known before the outcome?"
                     )
 
 
-def _of_rows(dataset: ArrayDataset, modality: Modality, known: np.ndarray, valid: np.ndarray) -> list[_Candidates]:
+def _known_together(tasks: Sequence[Task], labels: Mapping[str, Labels]) -> list[list[Task]]:
+    """Tasks one after the other whose labels are known of the same rows: what may tell them is looked at once."""
+    groups: list[list[Task]] = []
+    for task in tasks:
+        alike = groups and groups[-1][0].steps == task.steps
+        if alike and np.array_equal(labels[groups[-1][0].name].known, labels[task.name].known):
+            groups[-1].append(task)
+        else:
+            groups.append([task])
+    return groups
+
+
+def _of_rows(modality: Modality, seen: Seen, known: np.ndarray) -> list[_Candidates]:
     """Of the rows ``known``, bool [R]: means of each feature over the positions, what share of them misses it, how many
     positions there are.
     """
-    rows, width = len(dataset), modality.width
-    inputs = dataset.inputs[modality.name].numpy().reshape(rows, -1, width)
-    there = dataset.valid[modality.name].numpy().reshape(rows, -1).sum(axis=1)
-    filled = dataset.observed[modality.name].numpy().reshape(rows, -1, width).sum(axis=1)
-    means = inputs.sum(axis=1, dtype=np.float64) / np.maximum(filled, 1)  # inputs are 0 where not observed
+    there = seen.there[known]
+    means, filled = (seen.means, seen.filled) if known.all() else (seen.means[known], seen.filled[known])
     gaps = np.flatnonzero((filled < there[:, None]).any(axis=0))
     shares = filled[:, gaps] / np.maximum(there, 1)[:, None]
     names = [f.name for f in modality.features]
     vector = modality.kind == "vector"
+    valid = (there > 0)[:, None]
     candidates = [
-        _Candidates("" if vector else "the mean of ", names, means, filled > 0),
-        _Candidates("a missing cell of ", [names[i] for i in gaps], shares, valid[:, None]),
-        _Candidates("its absence", [""], valid[:, None], np.ones((rows, 1), dtype=bool)),
+        _Candidates("" if vector else "the mean of ", names, means, filled if filled.dtype == bool else filled > 0),
+        _Candidates("a missing cell of ", [names[i] for i in gaps], shares, valid),
+        _Candidates("its absence", [""], valid, np.ones((len(there), 1), dtype=bool)),
     ]
     if not vector:
         what = f"its number of positions ({modality.place_name})"
-        candidates.append(_Candidates(what, [""], there[:, None], valid[:, None]))
-    return [c._replace(values=c.values[known], seen=c.seen[known]) for c in candidates]
+        candidates.append(_Candidates(what, [""], there[:, None], valid))
+    return candidates
 
 
-def _of_steps(dataset: ArrayDataset, modality: Modality, known: np.ndarray) -> list[_Candidates]:
-    """Of the steps ``known``, bool [R,T]: each feature's value, whether it is missing, whether the step is there."""
-    inputs, observed = dataset.inputs[modality.name].numpy()[known], dataset.observed[modality.name].numpy()[known]
-    there = dataset.valid[modality.name].numpy()[known]
+def _of_steps(dataset: Dataset, modality: Modality, task: Task) -> list[_Candidates]:
+    """Of the steps whose label is known: each feature's value, whether it is missing, whether the step is there."""
+    inputs, observed, there = steps_of(dataset, modality, task)
     gaps = np.flatnonzero((~observed & there[:, None]).any(axis=0))
     names = [f.name for f in modality.features]
     return [
@@ -220,16 +253,26 @@ def _refuse_copies(
     where: Mapping[str, str],
 ) -> None:
     """The target's values, or of two classes their opposites, in every row or step where both are known."""
-    same = (values == target[:, None]) | ~observed
-    opposite = (values == 1 - target[:, None]) | ~observed if task.kind == "binary" else np.zeros_like(same)
-    enough = observed.sum(axis=0) >= FEWEST_ROWS
-    copies = np.flatnonzero((same.all(axis=0) | opposite.all(axis=0)) & enough)
+    copied = _equals(values, observed, target)
+    if task.kind == "binary":
+        copied |= _equals(values, observed, 1 - target)
+    copies = np.flatnonzero(copied & (observed.sum(axis=0) >= FEWEST_ROWS))
     for feature in (modality.features[i] for i in copies if len(np.unique(target[observed[:, i]])) > 1):
         raise DataError(
             f"{where.get(modality.name, 'data')}: column {feature.column!r}: expected a feature of "
             f"modality {modality.name!r}, found the values of task {task.name!r} in every {_unit(task)} where both "
             "are known (leave it out with ignore)"
         )
+
+
+def _equals(values: np.ndarray, observed: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The columns that are the target wherever they are observed, bool [F]. Few last beyond the first rows."""
+    left = np.arange(values.shape[1])
+    for start in range(0, len(target), _ROWS):
+        rows = slice(start, start + _ROWS)
+        same = (values[rows][:, left] == target[rows, None]) | ~observed[rows][:, left]
+        left = left[same.all(axis=0)]
+    return np.isin(np.arange(values.shape[1]), left)
 
 
 def _unit(task: Task) -> str:
@@ -245,13 +288,6 @@ def _sides(task: Task, target: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     else:
         for code, name in enumerate(task.classes):
             yield f"class {name!r}", target == code
-
-
-def _cells(dataset: ArrayDataset, modality: Modality) -> tuple[np.ndarray, np.ndarray]:
-    """Values and observed, ``[cells,F]``, whatever the modality's kind."""
-    width = modality.width
-    inputs = dataset.inputs[modality.name].numpy().reshape(-1, width)
-    return inputs, dataset.observed[modality.name].numpy().reshape(-1, width)
 
 
 def _rows(mask: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import UNKNOWN, Batch, Dataset, Modality
+from fusion_lab.data.evidence import fit_evidence
+from fusion_lab.data.portions import CELLS, in_portions
 
 NORMAL_IQR = 0.7413
 """Standard deviation of a normal variable over its interquartile range."""
@@ -21,11 +23,17 @@ CONSTANT = 1e-8
 
 
 class ScalingConfig(Config):
-    """``clip`` bounds scaled numeric values to [-clip, clip]; with ``method: none`` values keep their units."""
+    """``clip`` bounds scaled numeric values to [-clip, clip]; with ``method: none`` values keep their units.
+
+    ``evidence`` multiplies the quality of every modality by how much it tells of the labels by itself, in the fold's
+    own training rows (:mod:`fusion_lab.data.evidence`): for few rows and modalities that are wide and tell little.
+    Models that do not use quality are not changed by it.
+    """
 
     method: Literal["standard", "robust", "none"] = "standard"
     impute: Literal["mean", "median"] = "mean"
     clip: float | None = Field(default=10.0, gt=0)
+    evidence: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ class ModalityScaler:
         return torch.where(seen, scaled, 0.0).index_add_(-1, self.unknown, unseen)
 
 
+EVIDENCE = "evidence"
 STACKED = ("shift", "scale", "fill", "seen")
 
 
@@ -92,6 +101,7 @@ class Scaler:
     """Per-fold statistics of every modality; takes a raw batch, returns a scaled one with everything else unchanged."""
 
     modalities: dict[str, ModalityScaler]
+    evidence: dict[str, Tensor] = field(default_factory=dict)  # [K] of a modality; by what its quality is multiplied
 
     @classmethod
     def fit(cls, dataset: Dataset, rows: np.ndarray, config: ScalingConfig | None = None) -> Scaler:
@@ -113,35 +123,44 @@ class Scaler:
         assert rows.ndim == 2, rows.shape
         assert rows.shape[1] == len(dataset), (rows.shape, len(dataset))
         assert rows.any(axis=1).all(), "a fold without rows to fit on"
+        found = {m.name: _Statistics(m, config) for m in dataset.spec.modalities}
         used = np.flatnonzero(rows.any(axis=0))
-        batch = dataset.gather(torch.from_numpy(used))
-        marks = torch.from_numpy(rows[:, used])
-        return cls({m.name: _fit(m, batch, marks, config) for m in dataset.spec.modalities})
+        for part, batch in in_portions(dataset, used):
+            for statistics in found.values():
+                statistics.add(batch, torch.from_numpy(rows[:, part]))
+        told = fit_evidence(dataset, rows) if config.evidence else {}
+        return cls({name: statistics.scaler() for name, statistics in found.items()}, told)
 
     def __call__(self, batch: Batch) -> Batch:
         inputs = {
             name: self.modalities[name](values, batch.valid[name], batch.observed[name])
             for name, values in batch.inputs.items()
         }
-        return batch._replace(inputs=inputs)
+        if not self.evidence:
+            return batch._replace(inputs=inputs)
+        quality = {name: values * self.evidence[name].unsqueeze(-1) for name, values in batch.quality.items()}
+        return batch._replace(inputs=inputs, quality=quality)
 
     def fold(self, k: int) -> Scaler:
         """The scaler of one fold, without the K axis: takes leaves ``[B,...]``."""
-        return Scaler({n: m.map(lambda s: s[k], stacked_only=True) for n, m in self.modalities.items()})
+        return self._map(lambda s: s[k], stacked_only=True)
 
     def take(self, folds: Sequence[int]) -> Scaler:
         """The scalers of some folds, still stacked, in the order given."""
         index = torch.tensor(list(folds), dtype=torch.int64)
-        return Scaler(
-            {n: m.map(lambda s: s[index.to(s.device)], stacked_only=True) for n, m in self.modalities.items()}
-        )
+        return self._map(lambda s: s[index.to(s.device)], stacked_only=True)
 
     def to(self, device: torch.device | str) -> Scaler:
-        return Scaler({n: m.map(lambda s: s.to(device)) for n, m in self.modalities.items()})
+        return self._map(lambda s: s.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor], stacked_only: bool = False) -> Scaler:
+        scalers = {name: scaler.map(change, stacked_only) for name, scaler in self.modalities.items()}
+        return Scaler(scalers, {name: change(of) for name, of in self.evidence.items()})
 
     def state(self) -> dict[str, Tensor]:
         """All statistics as ``{"<modality>/<statistic>": tensor}``, contiguous: a safetensors file as it is."""
-        return {f"{n}/{s}": t.contiguous() for n, m in self.modalities.items() for s, t in m.tensors().items()}
+        every = {f"{n}/{s}": t.contiguous() for n, m in self.modalities.items() for s, t in m.tensors().items()}
+        return every | {f"{name}/{EVIDENCE}": of.contiguous() for name, of in self.evidence.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Scaler:
@@ -150,35 +169,63 @@ class Scaler:
         for key, tensor in state.items():
             name, _, statistic = key.rpartition("/")
             parts.setdefault(name, {})[statistic] = tensor
-        return cls({name: ModalityScaler(**tensors) for name, tensors in parts.items()})
+        told = {name: tensors.pop(EVIDENCE) for name, tensors in parts.items() if EVIDENCE in tensors}
+        return cls({name: ModalityScaler(**tensors) for name, tensors in parts.items()}, told)
 
 
-def _fit(modality: Modality, batch: Batch, rows: Tensor, config: ScalingConfig) -> ModalityScaler:
-    """Statistics of one modality; ``rows`` is bool [K,R] over the R rows of ``batch``."""
-    inputs, valid = batch.inputs[modality.name], batch.valid[modality.name]
-    real = batch.observed[modality.name] & valid.unsqueeze(-1)
-    kind = np.array([f.kind for f in modality.features])
-    numeric, binary = torch.from_numpy(kind == "numeric"), torch.from_numpy(kind == "binary")
-    category, unknown = _unknown_columns(modality)
-    count, mean, deviation = _moments(inputs, real, rows)
-    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
-    shift, scale, centre = mean, deviation, mean
-    if config.method == "robust" or config.impute == "median":
-        lower, median, upper = _quantiles(inputs, real, rows, (0.25, 0.5, 0.75))
-        centre = median if config.impute == "median" else mean
-        if config.method == "robust":
-            spread = (upper - lower) * NORMAL_IQR
-            shift, scale = median, torch.where(spread > CONSTANT * median.abs(), spread, deviation)
-    scaled = numeric & (config.method != "none")
-    shift = torch.where(scaled, shift, zero)
-    scale = torch.where(scaled & (scale > 0), scale, one)
-    fill = torch.where(numeric & (count > 0), (centre - shift) / scale, torch.where(binary, mean, zero))
-    fill[:, unknown] = 1.0
-    seen = torch.ones_like(mean, dtype=torch.bool)
-    seen[:, category] = mean[:, category] > 0
-    seen[:, unknown] = True
-    bound = torch.where(scaled, torch.inf if config.clip is None else config.clip, torch.inf)
-    return ModalityScaler(shift.float(), scale.float(), fill.float(), seen, bound.float(), category, unknown)
+class _Statistics:
+    """What one modality's scaler is made of, gathered portion by portion."""
+
+    def __init__(self, modality: Modality, config: ScalingConfig) -> None:
+        self.modality, self.config = modality, config
+        kind = np.array([f.kind for f in modality.features])
+        self.numeric, self.binary = torch.from_numpy(kind == "numeric"), torch.from_numpy(kind == "binary")
+        self.robust = bool(self.numeric.any()) and (config.method == "robust" or config.impute == "median")
+        self.moments: _Moments | None = None
+        self.cells: list[tuple[Tensor, Tensor, Tensor]] = []  # of numeric columns, where quantiles are asked for
+
+    def add(self, batch: Batch, rows: Tensor) -> None:
+        """Takes the rows of ``batch`` in; ``rows`` is bool [K,B] over them."""
+        inputs, valid = batch.inputs[self.modality.name], batch.valid[self.modality.name]
+        real = batch.observed[self.modality.name] & valid.unsqueeze(-1)
+        found = _moments(inputs, real, rows, self.numeric)
+        self.moments = found if self.moments is None else self.moments.and_(found)
+        if self.robust:
+            self.cells.append((inputs[..., self.numeric], real[..., self.numeric], rows))
+
+    def scaler(self) -> ModalityScaler:
+        """The statistics as they are applied."""
+        assert self.moments is not None
+        config, numeric, count, mean = self.config, self.numeric, self.moments.count, self.moments.mean
+        deviation = self.moments.deviation
+        category, unknown = _unknown_columns(self.modality)
+        zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+        shift, scale, centre = mean, deviation, mean
+        if self.robust:
+            lower, median, upper = self._quartiles()
+            centre = median if config.impute == "median" else mean
+            if config.method == "robust":
+                spread = (upper - lower) * NORMAL_IQR
+                shift, scale = median, torch.where(spread > CONSTANT * median.abs(), spread, deviation)
+        scaled = numeric & (config.method != "none")
+        shift = torch.where(scaled, shift, zero)
+        scale = torch.where(scaled & (scale > 0), scale, one)
+        fill = torch.where(numeric & (count > 0), (centre - shift) / scale, torch.where(self.binary, mean, zero))
+        fill[:, unknown] = 1.0
+        seen = torch.ones_like(mean, dtype=torch.bool)
+        seen[:, category] = mean[:, category] > 0
+        seen[:, unknown] = True
+        bound = torch.where(scaled, torch.inf if config.clip is None else config.clip, torch.inf)
+        return ModalityScaler(shift.float(), scale.float(), fill.float(), seen, bound.float(), category, unknown)
+
+    def _quartiles(self) -> list[Tensor]:
+        """Lower quartile, median and upper quartile of numeric columns, 0 of others: float64 [K,F] each."""
+        inputs, real, rows = zip(*self.cells, strict=True)
+        found = _quantiles(torch.cat(inputs), torch.cat(real), torch.cat(rows, dim=1), (0.25, 0.5, 0.75))
+        whole = [torch.zeros(len(values), self.modality.width, dtype=values.dtype) for values in found]
+        for values, columns in zip(found, whole, strict=True):
+            columns[:, self.numeric] = values
+        return whole
 
 
 def _unknown_columns(modality: Modality) -> tuple[Tensor, Tensor]:
@@ -195,8 +242,33 @@ def _unknown_columns(modality: Modality) -> tuple[Tensor, Tensor]:
     )
 
 
-def _moments(inputs: Tensor, real: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and population deviation of the real cells of each fold's rows: float64 [K,F] each.
+class _Moments(NamedTuple):
+    """Count, mean and sum of squared differences from it of each fold's cells: float64 [K,F] each."""
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        """The population's; 0 of a column that varies by rounding only."""
+        deviation = (self.squares / self.count.clamp(min=1)).sqrt()
+        deviation[deviation <= CONSTANT * self.mean.abs()] = 0.0
+        return deviation
+
+    def and_(self, other: _Moments) -> _Moments:
+        """Of the cells of both, by Chan, Golub & LeVeque (1979)."""
+        count = self.count + other.count
+        share = other.count / count.clamp(min=1)
+        apart = other.mean - self.mean
+        squares = self.squares + other.squares + apart.square() * self.count * share
+        # where one has no cell the other's mean stays as it is, to the bit
+        mean = torch.where(self.count > 0, self.mean + apart * share, other.mean)
+        return _Moments(count, mean, squares)
+
+
+def _moments(inputs: Tensor, real: Tensor, rows: Tensor, numeric: Tensor) -> _Moments:
+    """Of the real cells of each fold's rows. Squares are those of ``numeric`` columns, bool [F], 0 of the others.
 
     The cells of a row are reduced once; folds then combine rows by Chan, Golub & LeVeque (1979), so that a long
     sequence is not walked through K times. Rows outside a fold enter as exact zeros.
@@ -208,31 +280,42 @@ def _moments(inputs: Tensor, real: Tensor, rows: Tensor) -> tuple[Tensor, Tensor
         inner = ((values - mean.unsqueeze(1)).square() * cells).sum(1)
     else:
         count, mean, inner = cells, values * cells, None
-    folds = [_combine(weight, count, mean, inner) for weight in rows.double()]
-    total, centre, deviation = (torch.stack(part) for part in zip(*folds, strict=True))
-    deviation[deviation <= CONSTANT * centre.abs()] = 0.0
-    return total, centre, deviation
+    folds = [_combine(weight, count, mean, inner, numeric) for weight in rows.double()]
+    return _Moments(*(torch.stack(part) for part in zip(*folds, strict=True)))
 
 
-def _combine(weight: Tensor, count: Tensor, mean: Tensor, inner: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """One fold's count, mean and deviation [F] from the rows' [R,F] and ``weight`` [R], 0 or 1."""
+def _combine(
+    weight: Tensor, count: Tensor, mean: Tensor, inner: Tensor | None, numeric: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One fold's count, mean and squares [F] from the rows' [R,F] and ``weight`` [R], 0 or 1."""
     total = weight @ count
     centre = weight @ (count * mean) / total.clamp(min=1)
+    if not numeric.any():
+        return total, centre, torch.zeros_like(centre)
     squares = weight @ (mean - centre).square_().mul_(count)
     if inner is not None:
         squares = squares + weight @ inner
-    return total, centre, (squares / total.clamp(min=1)).sqrt()
+    return total, centre, squares.masked_fill(~numeric, 0.0)
 
 
 def _quantiles(inputs: Tensor, real: Tensor, rows: Tensor, shares: tuple[float, ...]) -> list[Tensor]:
     """Quantiles of the real cells of each fold's rows, linearly interpolated: float64 [K,F] per share, 0 without cells.
 
-    Columns are sorted once for all folds; a fold counts its own cells along that order.
+    Columns are sorted once for all folds, some at a time; a fold counts its own cells along that order.
     """
-    width = inputs.shape[-1]
-    cells = inputs.reshape(-1, width).T.masked_fill(~real.reshape(-1, width).T, torch.inf)  # [F, cells]
-    ordered, order = cells.sort(dim=1)
-    owner = torch.arange(len(inputs)).repeat_interleave(cells.shape[1] // max(len(inputs), 1))[order]
+    width, positions = inputs.shape[-1], inputs[0, ..., 0].numel()
+    block = max(1, CELLS // (len(inputs) * positions))
+    blocks = []
+    for start in range(0, width, block):
+        columns = slice(start, start + block)
+        own, there = (leaf[..., columns].reshape(len(inputs) * positions, -1).T for leaf in (inputs, real))
+        ordered, order = own.masked_fill(~there, torch.inf).sort(dim=1)  # [F, cells]
+        blocks.append(_along(ordered, order // positions, rows, shares))
+    return [torch.cat(found, dim=1) for found in zip(*blocks, strict=True)]
+
+
+def _along(ordered: Tensor, owner: Tensor, rows: Tensor, shares: tuple[float, ...]) -> list[Tensor]:
+    """Quantiles of sorted cells [F,cells], infinite where there is none, whose rows are ``owner``."""
     finite = torch.isfinite(ordered)
     found: list[list[Tensor]] = [[] for _ in shares]
     for marks in rows:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
+import numpy as np
+import torch
 from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
 
+from fusion_lab.blocks.randomness import generator
 from fusion_lab.config import Config
-from fusion_lab.contracts import ConfigError, Feature, Modality, ModalityKind, Spec, Task, TaskKind
+from fusion_lab.contracts import (
+    ConfigError,
+    Feature,
+    Modality,
+    ModalityKind,
+    Source,
+    Spec,
+    Task,
+    TaskKind,
+    array_hash,
+)
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.names import usable_names
 from fusion_lab.data.planting import Generated, Planting, Truth, check_planting, generate
@@ -36,12 +51,16 @@ class SyntheticTask(Config):
     """``classes`` of a multiclass task, equally frequent; ``prevalence`` of a binary task's positive class.
 
     ``per_step``: a label at every time step of the useful sequences that are as long as the first of them.
+    ``auxiliary``: the group of auxiliary tasks that it belongs to. ``uneven``: rows differ in how much they count in
+    the task's loss, by a log-normal factor of this deviation.
     """
 
     kind: TaskKind = "binary"
     per_step: bool = False
     classes: int = Field(default=3, ge=3)
     prevalence: float = Field(default=0.5, gt=0, lt=1)
+    auxiliary: str = ""
+    uneven: float = Field(default=0.0, ge=0, le=3)
 
 
 class SyntheticConfig(Planting):
@@ -64,6 +83,8 @@ class SyntheticConfig(Planting):
     def _can_be_planted(self) -> SyntheticConfig:
         if any(t.per_step for t in self.tasks.values()) and not self.clock:
             raise ConfigError("tasks: a task per step expects a useful sequence, found none")
+        if all(t.auxiliary for t in self.tasks.values()):
+            raise ConfigError("tasks: expected one that is not auxiliary, found none")
         check_planting(spec(self), self, self.useful)
         return self
 
@@ -82,13 +103,17 @@ def spec(config: SyntheticConfig) -> Spec:
     """The spec of ``load(config)``, without generating anything."""
     return Spec(
         tuple(_modality(name, m, config.missing_cells > 0) for name, m in config.modalities.items()),
-        tuple(Task(n, t.kind, _class_names(t), config.clock if t.per_step else ()) for n, t in config.tasks.items()),
+        tuple(_task(name, task, config) for name, task in config.tasks.items()),
     )
 
 
 def _modality(name: str, modality: SyntheticModality, gaps: bool) -> Modality:
     features = tuple(Feature(f"{name} {i}", gaps=gaps) for i in range(modality.width))
     return Modality(name, modality.kind, features, modality.length, modality.step)
+
+
+def _task(name: str, task: SyntheticTask, config: SyntheticConfig) -> Task:
+    return Task(name, task.kind, _class_names(task), config.clock if task.per_step else (), task.auxiliary)
 
 
 def load(config: SyntheticConfig) -> ArrayDataset:
@@ -108,7 +133,19 @@ def truth(config: SyntheticConfig) -> Truth:
 
 def _from_config(config: SyntheticConfig) -> Generated:
     plan = Planting(**{name: getattr(config, name) for name in Planting.model_fields})
-    return generate(spec(config), plan, config.useful, {n: t.prevalence for n, t in config.tasks.items()})
+    made = generate(spec(config), plan, config.useful, {n: t.prevalence for n, t in config.tasks.items()})
+    uneven = {name: _uneven(name, task, config) for name, task in config.tasks.items() if task.uneven}
+    if not uneven:
+        return made
+    drawn = Source("emphasis", array_hash(*(values.numpy() for values in uneven.values())), config.rows)
+    provenance = replace(made.dataset.provenance, sources=(*made.dataset.provenance.sources, drawn))
+    return made._replace(dataset=replace(made.dataset, emphasis=uneven, provenance=provenance))
+
+
+def _uneven(name: str, task: SyntheticTask, config: SyntheticConfig) -> Tensor:
+    """How much each row counts, [R], of mean 1."""
+    drawn = generator(config.seed, "emphasis", name).lognormal(-(task.uneven**2) / 2, task.uneven, config.rows)
+    return torch.from_numpy(drawn.astype(np.float32))
 
 
 def _class_names(task: SyntheticTask) -> tuple[str, ...]:

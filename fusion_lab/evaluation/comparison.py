@@ -11,8 +11,10 @@ import numpy as np
 
 from fusion_lab.contracts import Task
 from fusion_lab.evaluation.entries import Basis, Entry, Ground, common_ground
+from fusion_lab.evaluation.folds import LOWEST
 from fusion_lab.evaluation.intervals import corrected_interval
 from fusion_lab.evaluation.metrics import METRICS, RANGES
+from fusion_lab.evaluation.over_tasks import over_folds, over_tasks
 from fusion_lab.evaluation.paired import paired_folds
 from fusion_lab.evaluation.pooled import (
     DRAWS,
@@ -36,10 +38,13 @@ SEPARATE = 0.05
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric for each task, told as one number: the mean over tasks. ``key`` is what it is called."""
+    """A metric for each main task, told as one number: the mean over them, of which the lowest takes the share
+    ``min_weight``. ``key`` is what it is called.
+    """
 
     key: str
     of: Mapping[str, str]
+    min_weight: float = 0.0
 
     @property
     def lower_is_better(self) -> bool:
@@ -51,12 +56,21 @@ class Measure:
         return max(low for low, _ in every), min(high for _, high in every)
 
 
-def measures(tasks: Sequence[Task], headline: Mapping[str, str], key: str) -> tuple[Measure, ...]:
-    """The headline, called ``key``, and those of :data:`BESIDE` that all tasks have."""
-    first = Measure(key, dict(headline))
-    shared = [m for m in BESIDE if all(m in METRICS[task.kind] for task in tasks)]
-    more = (Measure(metric, {task.name: metric for task in tasks}) for metric in shared)
-    return (first, *(measure for measure in more if measure.of != first.of))
+def measures(
+    tasks: Sequence[Task], headline: Mapping[str, str], key: str, min_weight: float = 0.0
+) -> tuple[Measure, ...]:
+    """The headline, called ``key``, and those of :data:`BESIDE` that all main tasks have; beside a headline that weighs
+    the lowest task, what it is made of: the mean over tasks, and the lowest of several.
+    """
+    main = [task for task in tasks if not task.auxiliary]
+    first = Measure(key, {task.name: headline[task.name] for task in main}, min_weight)
+    shared = [m for m in BESIDE if all(m in METRICS[task.kind] for task in main)]
+    more = [Measure(metric, {task.name: metric for task in main}) for metric in shared]
+    if min_weight:
+        parts = {metric: replace(first, key=metric, min_weight=0.0) for metric in dict.fromkeys(first.of.values())}
+        lowest = (replace(first, key=n, min_weight=1.0) for n, m in LOWEST.items() if m in parts and len(main) > 1)
+        more = [*parts.values(), *lowest, *more]
+    return (first, *(m for m in more if (m.of, m.min_weight) != (first.of, first.min_weight)))
 
 
 @dataclass(frozen=True)
@@ -161,28 +175,29 @@ def standings(entry: Entry, measure: Measure) -> list[Standing]:
 def _standing(entry: Entry, measure: Measure, split: str) -> Standing:
     part = entry.rows if split == "test" else entry.validation
     whole = entry.recordings if split == "test" else None
-    folds = np.array([fold_scores(part, [task], measure.of, entry.count) for task in entry.tasks])  # [tasks, K]
-    defined = np.array([bool(np.isfinite(scores).all()) and len(scores) > 0 for scores in folds])
-    values = [
-        float(scores.mean()) if known else pooled_score(part, [task], measure.of)
-        for task, scores, known in zip(entry.tasks, folds, defined, strict=True)
+    tasks, share = _deciding(entry), measure.min_weight
+    folds = np.array([fold_scores(part, [task], measure.of, entry.count) for task in tasks])  # [tasks, K]
+    defined = np.isfinite(folds).all(1) & (folds.shape[1] > 0)
+    pooled = [
+        np.nan if known else pooled_score(part, [task], measure.of) for task, known in zip(tasks, defined, strict=True)
     ]
+    together = over_tasks(folds, share)
     interval = np.nan, np.nan  # of a mean of both kinds nobody knows one
     if defined.all():
-        interval = corrected_interval(folds.mean(0), 1.0, entry.ratio if split == "test" else entry.ratio_of_validation)
+        interval = corrected_interval(together, 1.0, entry.ratio if split == "test" else entry.ratio_of_validation)
     elif not defined.any():
-        interval = pooled_interval(part, entry.tasks, measure.of, measure.bounds)
+        interval = pooled_interval(part, tasks, measure.of, measure.bounds, share)
     low, high = np.clip(interval, *measure.bounds)
     return Standing(
         name=entry.name,
         measure=measure.key,
         split=split,
-        value=float(np.mean(values)),
+        value=over_folds(folds, pooled, share),
         low=float(low),
         high=float(high),
         pooled=not bool(defined.all()),
-        folds=tuple(folds.mean(0).tolist()),
-        recordings=np.nan if whole is None else pooled_score(whole, entry.tasks, measure.of),
+        folds=tuple(together.tolist()),
+        recordings=np.nan if whole is None else pooled_score(whole, tasks, measure.of, share),
     )
 
 
@@ -204,7 +219,7 @@ def contrast(
         found += [by_fold] if by_fold else []
         if ground.basis != "folds" and (by_fold is None or further):
             # ranks are drawn one by one: few draws are enough for what stands in the second place
-            many = by_fold is None or all(has_sums(metric) for metric in measure.of.values())
+            many = by_fold is None or all(map(has_sums, measure.of.values())) and not measure.min_weight
             found.append(_pooled(ours, other, ground, measure, DRAWS if many else FEWEST_DRAWS))
     return found or Incomparable(ours.name, other.name, "the scores are undefined in some fold")
 
@@ -238,7 +253,8 @@ def paired_by_fold(ours: np.ndarray, other: np.ndarray, ratio: float) -> Differe
 
 def _by_fold(ours: Entry, other: Entry, ground: Ground, measure: Measure) -> Contrast | None:
     """``None`` where a fold has no score, and of a single fold."""
-    first, second = (fold_scores(part, ours.tasks, measure.of, ours.count) for part in (ground.ours, ground.other))
+    parts, tasks = (ground.ours, ground.other), _deciding(ours)
+    first, second = (fold_scores(part, tasks, measure.of, ours.count, measure.min_weight) for part in parts)
     if ours.count < 2 or not np.isfinite([first, second]).all():
         return None
     found = paired_by_fold(first, second, (ours.ratio + other.ratio) / 2)
@@ -250,9 +266,15 @@ def _by_fold(ours: Entry, other: Entry, ground: Ground, measure: Measure) -> Con
 
 
 def _pooled(ours: Entry, other: Entry, ground: Ground, measure: Measure, draws: int) -> Contrast:
-    first, second = (pooled_score(part, ours.tasks, measure.of) for part in (ground.ours, ground.other))
-    found = paired_pooled(ground.ours, ground.other, ours.tasks, measure.of, draws)
+    tasks, share = _deciding(ours), measure.min_weight
+    first, second = (pooled_score(part, tasks, measure.of, share) for part in (ground.ours, ground.other))
+    found = paired_pooled(ground.ours, ground.other, tasks, measure.of, draws, min_weight=share)
     return Contrast(ours.name, other.name, measure.key, ground.basis, True, first, second, found)
+
+
+def _deciding(entry: Entry) -> list[Task]:
+    """The main tasks."""
+    return [task for task in entry.tasks if not task.auxiliary]
 
 
 def _first(found: list[Contrast] | Incomparable) -> Contrast | None:

@@ -13,18 +13,23 @@ from fusion_lab.config import nearest
 from fusion_lab.contracts import ConfigError, DataError, Folds, Predictions, Spec, Task
 from fusion_lab.evaluation.intervals import blocks, corrected_interval, jackknife_interval
 from fusion_lab.evaluation.metrics import METRICS, RANGES, THRESHOLDED, evaluate, measure, why_undefined
+from fusion_lab.evaluation.over_tasks import over_folds, over_tasks
 from fusion_lab.evaluation.thresholds import Thresholds, fold_thresholds
 
 SPLITS = ("val", "test")
 """What is scored unless more is asked: ``"holdout"``, each fold's model on the locked rows, is not."""
 
 ALL_TASKS = ""
-"""The task name of rows that hold the mean over tasks."""
+"""The task name of rows that hold the mean over main tasks."""
+
+LOWEST = {"min_ap": "ap"}
+"""What stands beside a mean over tasks: the lowest of them, where there are two or more."""
 
 
 @dataclass(frozen=True)
 class FoldScores:
-    """Scores in long form; the task ``""`` is the mean over tasks, of the metrics that all of them have.
+    """Scores in long form; the task ``""`` is the mean over main tasks, of the metrics that all of them have, and of
+    several main tasks the lowest average precision, ``min_ap``.
 
     ``table``: fold, split, task, metric, value (NaN = undefined), n (rows with a known label), n_positive (of a binary
     task, else missing), note. ``pooled``: split, task, metric, pooled: the score of all folds' rows taken together.
@@ -109,7 +114,7 @@ def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataF
     for (split, task, metric), rows in groups.items():
         values = np.array([value for _, value, _ in rows], dtype=float)
         interval = corrected_interval(values, train, sizes[split], level) if split in sizes else (np.nan, np.nan)
-        low, high = np.clip(interval, *RANGES[metric])
+        low, high = np.clip(interval, *_range(metric))
         summary.append(
             {
                 "split": split,
@@ -127,41 +132,48 @@ def summarise(scores: FoldScores, folds: Folds, level: float = 0.95) -> pd.DataF
     places = ["split", "task", "metric"]
     merged = pd.DataFrame(summary).merge(scores.pooled, on=places, how="left", validate="1:1")
     merged[["pooled_ci_low", "pooled_ci_high"]] = [
-        jackknife_interval(value, scores.left_out.get((split, task, metric), np.empty(0)), RANGES[metric], level)
+        jackknife_interval(value, scores.left_out.get((split, task, metric), np.empty(0)), _range(metric), level)
         for split, task, metric, value in merged[[*places, "pooled"]].itertuples(index=False, name=None)
     ]
     return merged
 
 
 def objective(
-    predictions: Predictions, spec: Spec, metric: str = "auroc", undefined: Literal["pooled", "refuse"] = "pooled"
+    predictions: Predictions,
+    spec: Spec,
+    metric: str = "auroc",
+    undefined: Literal["pooled", "refuse"] = "pooled",
+    min_weight: float = 0.0,
 ) -> tuple[float, tuple[str, ...]]:
-    """Mean over tasks of the mean over folds of a validation metric, and what a reader should know of it.
+    """Mean over folds of a validation metric's mean over main tasks, of which the lowest takes the share ``min_weight``
+    where there is one, and what a reader should know of it.
 
     A task whose metric is undefined in some fold counts with its value on the validation rows of all folds instead
-    (``"pooled"``), which the notes say. Scores that are not finite make the objective NaN. Computed from predictions
-    alone: what :mod:`fusion_lab.training.monitor` watches, all folds at once, is held against it in tests.
+    (``"pooled"``), beside the others' means over folds, which the notes say. Scores that are not finite make the
+    objective NaN. Computed from predictions alone: what :mod:`fusion_lab.training.monitor` watches, all folds at once,
+    is held against it in tests.
 
     Raises:
         ConfigError: a task has no such metric.
         DataError: it is undefined in a fold and ``undefined`` is ``"refuse"``, or on the pooled rows too.
     """
     check_metric(spec, metric)
-    binary = any(task.kind == "binary" for task in spec.tasks)
+    binary = any(task.kind == "binary" for task in spec.main_tasks)
     thresholds = fold_thresholds(predictions, spec) if binary and metric in THRESHOLDED else Thresholds({}, {})
     validation = predictions.of("val")
     assert len(validation.fold), "an objective needs validation rows"
-    told = [_task_objective(validation, task, thresholds, metric, undefined) for task in spec.tasks]
-    return float(np.mean([value for value, _ in told])), tuple(note for _, note in told if note)
+    told = [_task_objective(validation, task, thresholds, metric, undefined) for task in spec.main_tasks]
+    folds, pooled, notes = zip(*told, strict=True)
+    return over_folds(folds, pooled, min_weight), tuple(note for note in notes if note)
 
 
 def check_metric(spec: Spec, metric: str) -> None:
-    """Refuses a metric that some task of ``spec`` does not have.
+    """Refuses a metric that some main task of ``spec`` does not have.
 
     Raises:
         ConfigError: naming the task and the nearest metric of its kind.
     """
-    for task in spec.tasks:
+    for task in spec.main_tasks:
         known = list(METRICS[task.kind])
         if metric not in known:
             expected = f"expected a metric of the {task.kind} task {task.name!r}"
@@ -170,15 +182,16 @@ def check_metric(spec: Spec, metric: str) -> None:
 
 def _task_objective(
     validation: Predictions, task: Task, thresholds: Thresholds, metric: str, undefined: str
-) -> tuple[float, str]:
+) -> tuple[np.ndarray, float, str]:
+    """Values of the folds ``[K]``, the one that stands in for them where one is undefined, and a note that says so."""
     folds = _fold_numbers(validation)
     rows = [_known_rows(validation.of("val", fold), task, thresholds) for fold in folds]
     values = np.array([measure(task, metric, r.target, r.score, r.threshold) for r in rows])
     missing = np.flatnonzero(np.isnan(values))
     if not len(missing):
-        return float(values.mean()), ""
+        return values, np.nan, ""
     if not all(np.isfinite(r.score).all() for r in rows):
-        return np.nan, f"{task.name}: the model's scores are not finite"
+        return values, np.nan, f"{task.name}: the model's scores are not finite"
     where = _tell_folds((why_undefined(task, rows[i].target, rows[i].score), folds[i]) for i in missing)
     if undefined == "refuse":
         expected = f"expected validation {metric} to be defined in every fold"
@@ -188,13 +201,16 @@ def _task_objective(
     if np.isnan(value):
         reason = why_undefined(task, pooled.target, pooled.score)
         raise DataError(f"task {task.name!r}: expected a validation {metric}, found {reason} in any fold")
-    return value, f"{task.name}: validation {metric} is that of all folds' rows together, being undefined in {where}"
+    note = f"{task.name}: validation {metric} is that of all folds' rows together, being undefined in {where}"
+    return values, value, note
 
 
 def _score_fold(part: Predictions, spec: Spec, thresholds: Thresholds, split: str, fold: int) -> list[_Score]:
     part = part.where(part.fold == fold)
     scores = [score for task in spec.tasks for score in _score_task(part, task, thresholds, split, fold)]
-    return scores + [_mean_over_tasks([s for s in scores if s.metric == m]) for m in _shared_metrics(spec)]
+    main = {task.name for task in spec.main_tasks}
+    deciding = [score for score in scores if score.task in main]
+    return scores + [_over_tasks(deciding, name, *how) for name, how in _of_all_tasks(spec).items()]
 
 
 def _score_task(part: Predictions, task: Task, thresholds: Thresholds, split: str, fold: int) -> list[_Score]:
@@ -211,15 +227,16 @@ def _score_task(part: Predictions, task: Task, thresholds: Thresholds, split: st
     return scores
 
 
-def _mean_over_tasks(scores: list[_Score]) -> _Score:
-    """The row of the task ``""``: undefined where one task's value is; ``n`` counts the labels of all tasks."""
+def _over_tasks(every: list[_Score], name: str, metric: str, min_weight: float) -> _Score:
+    """A row of the task ``""``: undefined where one task's value is; ``n`` counts the labels of all tasks."""
+    scores = [score for score in every if score.metric == metric]
     positives = [score.n_positive for score in scores if score.n_positive is not None]
     return _Score(
         fold=scores[0].fold,
         split=scores[0].split,
         task=ALL_TASKS,
-        metric=scores[0].metric,
-        value=float(np.mean([score.value for score in scores])),
+        metric=name,
+        value=float(over_tasks([score.value for score in scores], min_weight)),
         n=sum(score.n for score in scores),
         n_positive=sum(positives) if len(positives) == len(scores) else None,
         note="; ".join(f"{score.task}: {score.note}" for score in scores if score.note),
@@ -231,14 +248,16 @@ def _score_pooled(
 ) -> dict[tuple[str, str], float]:
     """Scores of all folds' rows together by (task, metric), of ``metrics`` alone where they are given."""
     values: dict[tuple[str, str], float] = {}
+    asked = None if metrics is None else {LOWEST.get(metric, metric) for metric in metrics}
     for task in spec.tasks:
         rows = _known_rows(part, task, thresholds)
         for metric in METRICS[task.kind]:
-            if metrics is None or metric in metrics:
+            if asked is None or metric in asked:
                 values[task.name, metric] = measure(task, metric, rows.target, rows.score, rows.threshold)
-    for metric in _shared_metrics(spec):
-        if metrics is None or metric in metrics:
-            values[ALL_TASKS, metric] = float(np.mean([values[task.name, metric] for task in spec.tasks]))
+    for name, (metric, min_weight) in _of_all_tasks(spec).items():
+        if metrics is None or name in metrics:
+            each = [values[task.name, metric] for task in spec.main_tasks]
+            values[ALL_TASKS, name] = float(over_tasks(each, min_weight))
     return values
 
 
@@ -266,9 +285,16 @@ def _fold_numbers(predictions: Predictions) -> list[int]:
     return np.unique(predictions.fold).tolist()
 
 
-def _shared_metrics(spec: Spec) -> list[str]:
-    first, *others = (METRICS[task.kind] for task in spec.tasks)
-    return [metric for metric in first if all(metric in other for other in others)]
+def _of_all_tasks(spec: Spec) -> dict[str, tuple[str, float]]:
+    """What is told of all main tasks together: a name, the metric it is made of, the lowest one's share."""
+    first, *others = (METRICS[task.kind] for task in spec.main_tasks)
+    told = {metric: (metric, 0.0) for metric in first if all(metric in other for other in others)}
+    lowest = {name: (metric, 1.0) for name, metric in LOWEST.items() if others and metric in told}
+    return told | lowest
+
+
+def _range(metric: str) -> tuple[float, float]:
+    return RANGES[LOWEST.get(metric, metric)]
 
 
 def _tell_folds(notes: Iterable[tuple[str, int]]) -> str:

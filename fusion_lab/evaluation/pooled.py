@@ -13,6 +13,7 @@ from fusion_lab.contracts import Predictions, Task
 from fusion_lab.evaluation.intervals import blocks, expanded_tail, jackknife_interval
 from fusion_lab.evaluation.labelled import Labelled, labelled
 from fusion_lab.evaluation.metrics import measure
+from fusion_lab.evaluation.over_tasks import over_tasks
 from fusion_lab.evaluation.paired import paired_rows
 from fusion_lab.evaluation.sums import Sums, has_sums, sums
 from fusion_lab.evaluation.thresholds import Thresholds
@@ -69,14 +70,20 @@ class Part:
         return labelled(self.predictions, task, self.thresholds)
 
 
-def pooled_score(part: Part, tasks: Sequence[Task], metrics: Mapping[str, str]) -> float:
-    """Mean over tasks of ``metrics[task]`` on all rows whose label is known; NaN where one is undefined."""
-    return float(np.mean([_score(part.rows(task), task, metrics[task.name]) for task in tasks]))
+def pooled_score(part: Part, tasks: Sequence[Task], metrics: Mapping[str, str], min_weight: float = 0.0) -> float:
+    """Mean over tasks of ``metrics[task]`` on all rows whose label is known, of which the lowest takes the share
+    ``min_weight``; NaN where one is undefined.
+    """
+    each = [_score(part.rows(task), task, metrics[task.name]) for task in tasks]
+    return float(over_tasks(each, min_weight))
 
 
-def fold_scores(part: Part, tasks: Sequence[Task], metrics: Mapping[str, str], folds: int) -> np.ndarray:
+def fold_scores(
+    part: Part, tasks: Sequence[Task], metrics: Mapping[str, str], folds: int, min_weight: float = 0.0
+) -> np.ndarray:
     """The same in each fold, float64 [K]."""
-    return np.mean([_fold_scores(part.rows(task), task, metrics[task.name], folds) for task in tasks], axis=0)
+    each = [_fold_scores(part.rows(task), task, metrics[task.name], folds) for task in tasks]
+    return over_tasks(each, min_weight)
 
 
 def _fold_scores(rows: Labelled, task: Task, metric: str, folds: int) -> np.ndarray:
@@ -88,21 +95,31 @@ def _score(rows: Labelled, task: Task, metric: str) -> float:
 
 
 def pooled_interval(
-    part: Part, tasks: Sequence[Task], metrics: Mapping[str, str], bounds: tuple[float, float]
+    part: Part,
+    tasks: Sequence[Task],
+    metrics: Mapping[str, str],
+    bounds: tuple[float, float],
+    min_weight: float = 0.0,
 ) -> tuple[float, float]:
     """95 % interval of the pooled score over units, by leaving some out in turn: see
     :func:`~fusion_lab.evaluation.intervals.jackknife_interval`.
     """
-    value = pooled_score(part, tasks, metrics)
+    value = pooled_score(part, tasks, metrics, min_weight)
     if not np.isfinite(value):
         return np.nan, np.nan
     block = blocks(part.unit)
-    without = [pooled_score(part.where(block != b), tasks, metrics) for b in range(int(block.max()) + 1)]
+    without = [pooled_score(part.where(block != b), tasks, metrics, min_weight) for b in range(int(block.max()) + 1)]
     return jackknife_interval(value, np.array(without), bounds)
 
 
 def paired_pooled(
-    ours: Part, other: Part, tasks: Sequence[Task], metrics: Mapping[str, str], draws: int = DRAWS, seed: int = 0
+    ours: Part,
+    other: Part,
+    tasks: Sequence[Task],
+    metrics: Mapping[str, str],
+    draws: int = DRAWS,
+    seed: int = 0,
+    min_weight: float = 0.0,
 ) -> Difference:
     """Permutation test and bootstrap, over units, of the difference of pooled scores on the same rows.
 
@@ -113,8 +130,8 @@ def paired_pooled(
     and nothing else.
     """
     code, units = _codes(ours.unit)
-    if not all(has_sums(metrics[task.name]) for task in tasks):
-        return _paired_ranks(ours, other, tasks, metrics, code, draws, seed)
+    if min_weight or not all(has_sums(metrics[task.name]) for task in tasks):
+        return _paired_ranks(ours, other, tasks, metrics, code, draws, seed, min_weight)
     first, second = (_sums(part, tasks, metrics, code, units) for part in (ours, other))
     value = float(_value(first, np.ones((1, units)))[0] - _value(second, np.ones((1, units)))[0]) if units else np.nan
     if units < 2 or not np.isfinite(value):
@@ -202,11 +219,14 @@ def _paired_ranks(
     code: np.ndarray,
     draws: int,
     seed: int,
+    min_weight: float,
 ) -> Difference:
-    """For scores that go by ranks, draw by draw. The better one is put first, whose p is doubled."""
-    values = [pooled_score(part, tasks, metrics) for part in (ours, other)]
+    """For scores that go by ranks, and the lowest of several, draw by draw. The better one is put first, whose p is
+    doubled.
+    """
+    values = [pooled_score(part, tasks, metrics, min_weight) for part in (ours, other)]
     if values[0] < values[1]:
-        return _paired_ranks(other, ours, tasks, metrics, code, draws, seed).turned()
+        return _paired_ranks(other, ours, tasks, metrics, code, draws, seed, min_weight).turned()
     both = [part.predictions for part in (ours, other)]
     stacked = {task.name: np.stack([part.score[task.name] for part in both]) for task in tasks}
 
@@ -218,7 +238,7 @@ def _paired_ranks(
             known = both[0].known[task.name][index].astype(bool)
             answer = stacked[task.name][side, index][known]
             found.append(measure(task, metrics[task.name], both[0].target[task.name][index][known], answer))
-        return float(np.mean(found))
+        return float(over_tasks(found, min_weight))
 
     count = len(both[0].row)
     parts = np.arange(count), np.zeros(count), np.ones(count), code

@@ -13,11 +13,13 @@ from fusion_lab.contracts import Predictions, Spec, Task
 from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.evaluation.gates import Contest
 from fusion_lab.evaluation.metrics import measure
+from fusion_lab.evaluation.over_tasks import over_tasks
 from fusion_lab.evaluation.paired import Paired, paired_folds, paired_rows
 from fusion_lab.experiment import Materials
 from fusion_lab.jobs.results import Scored, headline_metric, headline_name
 from fusion_lab.serving.answers import ROWS_AT_ONCE
 from fusion_lab.serving.members import Members
+from fusion_lab.training.plan import Goal
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class Entrant:
     selected: bool = False  # chosen by a search on the same folds
 
 
-def contest(ours: Entrant, other: Entrant, materials: Materials, monitor: str) -> Contest:
-    """Both on the holdout rows where both have answered these, else on the test rows of the folds."""
+def contest(ours: Entrant, other: Entrant, materials: Materials, goal: Goal | str) -> Contest:
+    """Both on the holdout rows where both have answered these, else on the test rows of the folds, by what ``goal``, or
+    the monitor of this name, has comparisons go by.
+    """
+    goal = Goal.of(goal)
     if ours.holdout is not None and other.holdout is not None:
-        return _on_holdout(ours.holdout, other, materials, monitor)
-    return _on_folds(ours, other, materials, monitor)
+        return _on_holdout(ours.holdout, other, materials, goal)
+    return _on_folds(ours, other, materials, goal)
 
 
 def on_holdout(
@@ -53,16 +58,15 @@ def on_holdout(
     return {name: with_temperature(task, scores[name], divisor).mean(0) for name, (task, divisor) in tasks.items()}
 
 
-def _on_folds(ours: Entrant, other: Entrant, materials: Materials, monitor: str) -> Contest:
+def _on_folds(ours: Entrant, other: Entrant, materials: Materials, goal: Goal) -> Contest:
     first, second = (
-        Scored.of(e.name, "model", e.predictions.of("test"), materials, monitor).headlines["test"]
-        for e in (ours, other)
+        Scored.of(e.name, "model", e.predictions.of("test"), materials, goal).headlines["test"] for e in (ours, other)
     )
-    folds, name = materials.folds, headline_name(materials.spec, monitor)
+    folds, name = materials.folds, headline_name(materials.spec, goal)
     chosen = ", chosen by a search on them" if ours.selected else ""
     if first.undefined or second.undefined or len(folds) < 2:
         ours_pooled, theirs_pooled, paired = _on_pooled_rows(
-            ours.predictions.of("test"), other.predictions.of("test"), materials, monitor
+            ours.predictions.of("test"), other.predictions.of("test"), materials, goal
         )
         rows = f"the test rows of {len(folds)} folds together{chosen}"
         return Contest(other.name, name, rows, ours_pooled, theirs_pooled, paired)
@@ -71,23 +75,23 @@ def _on_folds(ours: Entrant, other: Entrant, materials: Materials, monitor: str)
     return Contest(other.name, name, f"test rows of {len(folds)} folds{chosen}", first.value, second.value, paired)
 
 
-def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Materials, monitor: str) -> Contest:
+def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Materials, goal: Goal) -> Contest:
     rows = np.flatnonzero(materials.folds.holdout)
     batch = materials.dataset.gather(torch.from_numpy(rows))
     target, known = ({t: leaf.numpy() for t, leaf in part.items()} for part in (batch.targets, batch.known))
     group = materials.dataset.group
     theirs = other.holdout
     assert theirs is not None
-    both = [_read(scores, materials.spec, monitor) for scores in (answers, theirs)]
-    paired = _paired(*both, target, known, None if group is None else group[rows], materials.spec, monitor)
-    values = [_score(scores, target, known, materials.spec, monitor) for scores in both]
+    both = [_read(scores, materials.spec, goal) for scores in (answers, theirs)]
+    paired = _paired(*both, target, known, None if group is None else group[rows], materials.spec, goal)
+    values = [_score(scores, target, known, materials.spec, goal) for scores in both]
     return Contest(
-        other.name, headline_name(materials.spec, monitor), f"{len(rows)} holdout rows", values[0], values[1], paired
+        other.name, headline_name(materials.spec, goal), f"{len(rows)} holdout rows", values[0], values[1], paired
     )
 
 
 def _on_pooled_rows(
-    ours: Predictions, other: Predictions, materials: Materials, monitor: str
+    ours: Predictions, other: Predictions, materials: Materials, goal: Goal
 ) -> tuple[float, float, Paired]:
     """Both scores and their comparison on all folds' test rows together: where a fold has no score, or is alone.
 
@@ -97,13 +101,13 @@ def _on_pooled_rows(
     rows = ours.row[order[0]]
     assert np.array_equal(rows, other.row[order[1]]), "the same rows in the same folds"
     first, second = (
-        _read({t: part.score[t][own] for t in part.score}, materials.spec, monitor)
+        _read({t: part.score[t][own] for t in part.score}, materials.spec, goal)
         for part, own in zip((ours, other), order, strict=True)
     )
     target, known = ({t: part[t][order[0]] for t in part} for part in (ours.target, ours.known))
     group = rows if materials.dataset.group is None else materials.dataset.group[rows]
-    values = [_score(scores, target, known, materials.spec, monitor) for scores in (first, second)]
-    return values[0], values[1], _paired(first, second, target, known, group, materials.spec, monitor)
+    values = [_score(scores, target, known, materials.spec, goal) for scores in (first, second)]
+    return values[0], values[1], _paired(first, second, target, known, group, materials.spec, goal)
 
 
 def _paired(
@@ -113,7 +117,7 @@ def _paired(
     known: Mapping[str, np.ndarray],
     group: np.ndarray | None,
     spec: Spec,
-    monitor: str,
+    goal: Goal,
 ) -> Paired:
     """Rows by their number, so that the answers to all tasks of a row are exchanged together."""
     count = len(next(iter(target.values())))
@@ -125,7 +129,7 @@ def _paired(
         index = rows.astype(int)
         taken = {task: found[whose.astype(int), index] for task, found in both.items()}
         targets, seen = ({t: part[t][index] for t in part} for part in (target, known))
-        return _score(taken, targets, seen, spec, monitor)
+        return _score(taken, targets, seen, spec, goal)
 
     return paired_rows(score, numbers, np.zeros(count), np.ones(count), group)
 
@@ -135,34 +139,36 @@ def _score(
     target: Mapping[str, np.ndarray],
     known: Mapping[str, np.ndarray],
     spec: Spec,
-    monitor: str,
+    goal: Goal,
 ) -> float:
-    """Mean over tasks of the metric that comparisons go by, of what :func:`_read` gives; NaN where one has no value."""
+    """The main tasks' metric that comparisons go by as one number, of what :func:`_read` gives; NaN where one has no
+    value.
+    """
     values = []
-    for task in spec.tasks:
+    for task in spec.main_tasks:
         seen = known[task.name].astype(bool)
         labels, answers = target[task.name][seen], scores[task.name][seen]
-        if _is_macro(task, monitor):
+        if _is_macro(task, goal):
             values.append(_macro_f1(task, labels, answers))
         else:
-            values.append(measure(task, headline_metric(task, monitor), labels, answers, 0.5))
-    return float(np.mean(values)) if values else math.nan
+            values.append(measure(task, headline_metric(task, goal), labels, answers, 0.5))
+    return float(over_tasks(values, goal.min_weight))
 
 
-def _read(scores: Mapping[str, np.ndarray], spec: Spec, monitor: str) -> dict[str, np.ndarray]:
+def _read(scores: Mapping[str, np.ndarray], spec: Spec, goal: Goal) -> dict[str, np.ndarray]:
     """What the metrics read of the scores: macro F1 the most probable class, int, -1 where they are not finite; others
     the scores. Read once, for the metrics are computed thousands of times.
     """
-    read = {task.name: scores[task.name] for task in spec.tasks}
-    for task in spec.tasks:
-        if _is_macro(task, monitor):
+    read = {task.name: scores[task.name] for task in spec.main_tasks}
+    for task in spec.main_tasks:
+        if _is_macro(task, goal):
             found = scores[task.name]
             read[task.name] = np.where(np.isfinite(found).all(-1), found.argmax(-1), -1)
     return read
 
 
-def _is_macro(task: Task, monitor: str) -> bool:
-    return task.kind == "multiclass" and headline_metric(task, monitor) == "f1"
+def _is_macro(task: Task, goal: Goal) -> bool:
+    return task.kind == "multiclass" and headline_metric(task, goal) == "f1"
 
 
 def _macro_f1(task: Task, target: np.ndarray, chosen: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from fusion_lab.data.scaling import Scaler
 from fusion_lab.evaluation.calibration import fit_temperature
 from fusion_lab.evaluation.thresholds import pooled_thresholds
 from fusion_lab.experiment import Experiment, Materials
+from fusion_lab.jobs.locked import score_locked
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.jobs.results import Scored, headline_name, score_key
 from fusion_lab.jobs.session import Session
@@ -286,7 +287,8 @@ def enter(
     scores = Scores.of(scored, materials.spec, experiment.training.monitor, experiment.selected is not None)
     version = register(final, materials, registry, place.run, scores, describe_version(final, materials, scored))
     label = final.package.label
-    return [f"registered {name} version {version.version} as challenger: {label}", f"promote it: {again}"]
+    told = score_locked(final.package, materials, place.run)
+    return [*told, f"registered {name} version {version.version} as challenger: {label}", f"promote it: {again}"]
 
 
 def describe_version(final: Final, materials: Materials, scored: Scored) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from fusion_lab.config import dump_yaml, parse_overrides
+from fusion_lab.config import dump_yaml, load_yaml, parse_overrides
 from fusion_lab.contracts import ConfigError, UserError
 from fusion_lab.evaluation.predictions import load_predictions, save_predictions
 from fusion_lab.experiment import Experiment, Materials, find, read_experiment
@@ -25,6 +25,7 @@ from fusion_lab.jobs.session import STUDY, Session, session
 from fusion_lab.jobs.study_report import predictions_file, report_study, save_study_view
 from fusion_lab.jobs.tell import closed_lines, command_line, data_lines
 from fusion_lab.report.drawing import Draw, DrawingProcess
+from fusion_lab.search.space import parse_space
 from fusion_lab.search.study import REASON, RUN, Clock, Study, StudyConfig, Suggestion, read_study
 from fusion_lab.tracking.provenance import dataset_input, environment
 from fusion_lab.tracking.registry import Registry
@@ -72,7 +73,10 @@ def run(
     again = command_line("hpo", experiment=named, space=space, trials=trials, data=data, seed=seed, set=set)
     progress = Progress()
     materials = Materials.load(base)
+    if config.budget.rows is not None:
+        materials = materials.sampled(config.budget.rows, base.folds)
     progress.line("\n".join(data_lines(base.name, materials)))
+    progress.line(space_line(source, named, base))
     materials.check(base)
     study = Study(config, base, materials, STUDIES, str(source))
     with progress, session(base.name, "study", f"study {study.name}", tracking_uri) as place:
@@ -84,16 +88,53 @@ def run(
 
 
 def find_space(space: str | None, experiment: str, base: Experiment) -> Path:
-    """The file of the search space: the one named, else the experiment's own, else that of its model family."""
+    """The file of the search space: the one named, else the experiment's own, else that of its model family. Where the
+    command gave the experiment another family than its file has, a space of its own is passed over if it searches
+    settings that this family does not have.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if space:
         return find("hpo", space)
-    names = list(dict.fromkeys([Path(experiment).stem, base.name, base.model.family]))
-    for name in names:
-        try:
-            return find("hpo", name)
-        except ConfigError:
-            continue
-    raise ConfigError(f"hpo/: expected a space named {' or '.join(names)}, found none; name one with space=")
+    family = base.model.family
+    own = [path for path in _own_spaces(experiment, base) if not _is_of_another(path, experiment, base)]
+    chosen = next(iter(own), None) or _space(family)
+    if chosen is None:
+        names = dict.fromkeys([Path(experiment).stem, base.name, family])
+        expected = f"a space of family {family} named {' or '.join(names)}"
+        raise ConfigError(f"hpo/: expected {expected}, found none; name one with space=")
+    return chosen
+
+
+def space_line(source: Path, experiment: str, base: Experiment) -> str:
+    """Which space is searched, and why it is not the experiment's own where that has one."""
+    own = _own_spaces(experiment, base)
+    passed = f" ({own[0]} is not of family {base.model.family})" if own and source == _space(base.model.family) else ""
+    return f"the space searched is {source}{'' if source in own else passed}"
+
+
+def _own_spaces(experiment: str, base: Experiment) -> list[Path]:
+    return [path for name in dict.fromkeys([Path(experiment).stem, base.name]) if (path := _space(name))]
+
+
+def _space(name: str) -> Path | None:
+    try:
+        return find("hpo", name)
+    except ConfigError:
+        return None
+
+
+def _is_of_another(space: Path, experiment: str, base: Experiment) -> bool:
+    """Whether a space searches what the model family does not have. Where this is the family of the experiment's file,
+    such a setting is a mistake in the space, to be told.
+    """
+    model = load_yaml(find("experiments", experiment)).get("model")
+    written = model.get("family") if isinstance(model, dict) else None
+    if base.model.family == (written or Experiment.model_fields["model"].default.family):
+        return False
+    searched = parse_space(read_study(space).space, str(space)).keys("model")
+    return not searched <= type(base.model).model_fields.keys()
 
 
 @dataclass
@@ -291,7 +332,14 @@ class _Search:
             self.progress.now(what)
 
     def _enter(self) -> None:
-        """Gives the kept trials' checkpoints a place among the store's models, and registers the best trial's."""
+        """Gives the kept trials' checkpoints a place among the store's models, and registers the best trial's. What was
+        trained on a subsample is no candidate for promotion.
+        """
+        if self.config.budget.rows is not None:
+            again = command_line("train", experiment=self.study.folder / "best.yaml")
+            told = f"searched on {len(self.materials.dataset)} rows alone; the best configuration on all rows: {again}"
+            self.progress.line(told)
+            return
         best = self.study.best()
         for trial in self._kept():
             folder = kept_folder(self.study.folder, trial.number)

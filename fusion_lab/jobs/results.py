@@ -11,13 +11,22 @@ import pandas as pd
 import torch
 
 from fusion_lab.contracts import Folds, Predictions, Spec, Task
-from fusion_lab.evaluation.folds import ALL_TASKS, FoldScores, score_folds, summarise
+from fusion_lab.evaluation.folds import ALL_TASKS, LOWEST, FoldScores, score_folds, summarise
 from fusion_lab.evaluation.intervals import corrected_interval, jackknife_interval
+from fusion_lab.evaluation.over_tasks import over_folds, over_tasks
 from fusion_lab.experiment import Materials
-from fusion_lab.training.monitor import undefined_folds, watched
-from fusion_lab.training.plan import TrainingConfig
+from fusion_lab.training.monitor import score_name, undefined_folds, watched
+from fusion_lab.training.plan import Goal, TrainingConfig
 
-NAMES = {"auroc": "AUROC", "ap": "AP", "f1": "F1", "r2": "R2", "mae": "MAE", "accuracy": "accuracy"}
+NAMES = {
+    "auroc": "AUROC",
+    "ap": "AP",
+    "f1": "F1",
+    "r2": "R2",
+    "mae": "MAE",
+    "accuracy": "accuracy",
+    "min_ap": "min AP",
+}
 MORE_COLUMNS = 2
 MOST_FOLDS = 24
 """Folds that a table of folds shows: of more, the worst."""
@@ -25,9 +34,10 @@ MOST_FOLDS = 24
 
 @dataclass(frozen=True)
 class Headline:
-    """The score that comparisons go by: mean over tasks of the mean over folds.
+    """The score that comparisons go by: mean over folds of the mean over main tasks, of which the lowest takes the
+    share that the goal gives it.
 
-    ``name`` says of which metric; ``folds [K]`` is the mean over tasks in each fold. Where it is undefined in one
+    ``name`` says of which metric; ``folds [K]`` is the score of the tasks in each fold. Where it is undefined in one
     (``undefined`` counts them), that task counts with its score on the pooled rows, and the interval, where all tasks
     do, is one over groups: ``note`` says of which, or why there is none.
     """
@@ -69,13 +79,14 @@ class Scored:
         kind: str,
         predictions: Predictions,
         materials: Materials,
-        monitor: str,
+        goal: Goal | str,
         selected: Collection[str] = (),
     ) -> Scored:
-        """Scores predictions of the splits that they hold."""
+        """Scores predictions of the splits that they hold; ``goal``: what headlines go by, or its monitor's name."""
         scores = score_folds(predictions, materials.spec, group=materials.dataset.group)
         headlines = {
-            split: _headline(scores, materials, monitor, split) for split in sorted(set(predictions.split.tolist()))
+            split: _headline(scores, materials, Goal.of(goal), split)
+            for split in sorted(set(predictions.split.tolist()))
         }
         return cls(name, kind, scores, summarise(scores, materials.folds), headlines, frozenset(selected))
 
@@ -93,15 +104,20 @@ class Scored:
         return f"{self.name} (selected)" if split in self.selected else self.name
 
 
-def headline_metric(task: Task, monitor: str) -> str:
+def headline_metric(task: Task, goal: Goal | str) -> str:
     """The metric of a task that comparisons go by: R2 of a regression, what is watched, AUROC beside a watched loss."""
-    return watched(task, monitor)[0]
+    return watched(task, Goal.of(goal).monitor)[0]
 
 
-def headline_name(spec: Spec, monitor: str) -> str:
-    """What the headline is called: ``AUROC``, or ``AUROC and R2`` where tasks are of several kinds."""
-    metrics = {task.name: headline_metric(task, monitor) for task in spec.tasks}
-    return " and ".join(dict.fromkeys(metric_name(metrics[task.name], (task,)) for task in spec.tasks))
+def headline_name(spec: Spec, goal: Goal | str) -> str:
+    """What the headline is called: ``AUROC``, ``AUROC and R2`` where main tasks are of several kinds, ``macro + min
+    AP``.
+    """
+    monitor = Goal.of(goal).monitor
+    if monitor == "macro_plus_min":
+        return score_name(monitor)
+    named = (metric_name(headline_metric(task, goal), (task,)) for task in spec.main_tasks)
+    return " and ".join(dict.fromkeys(named))
 
 
 def metric_name(metric: str, tasks: Sequence[Task]) -> str:
@@ -110,19 +126,22 @@ def metric_name(metric: str, tasks: Sequence[Task]) -> str:
     return f"macro {NAMES[metric]}" if macro else NAMES[metric]
 
 
-def headline_key(spec: Spec, monitor: str) -> str:
+def headline_key(spec: Spec, goal: Goal | str) -> str:
     """The headline in one word: ``loss`` where that is watched, the tasks' metric, ``score`` where they differ."""
-    return "loss" if monitor == "loss" else score_key(spec, monitor)
+    return "loss" if Goal.of(goal).monitor == "loss" else score_key(spec, goal)
 
 
-def watched_name(spec: Spec, monitor: str) -> str:
+def watched_name(spec: Spec, goal: Goal | str) -> str:
     """What the value that a training reports is called while it goes on; of a watched loss it is the negative."""
-    return "score" if monitor == "loss" else f"val {headline_name(spec, monitor)}"
+    return "score" if Goal.of(goal).monitor == "loss" else f"val {headline_name(spec, goal)}"
 
 
-def score_key(spec: Spec, monitor: str) -> str:
-    """The metric that comparisons go by in one word, also beside a watched loss: ``score`` where tasks differ."""
-    metrics = {headline_metric(task, monitor) for task in spec.tasks}
+def score_key(spec: Spec, goal: Goal | str) -> str:
+    """The metric that comparisons go by in one word, also beside a watched loss: ``score`` where main tasks differ."""
+    monitor = Goal.of(goal).monitor
+    if monitor == "macro_plus_min":
+        return monitor
+    metrics = {headline_metric(task, goal) for task in spec.main_tasks}
     return metrics.pop() if len(metrics) == 1 else "score"
 
 
@@ -145,13 +164,13 @@ def fairest(baselines: Sequence[Scored], split: str) -> Scored | None:
     return next((row for row in best_first(baselines, split) if split not in row.selected), None)
 
 
-def table(rows: Sequence[Scored], split: str, spec: Spec, monitor: str) -> list[str]:
-    """Lines of a plain-text table: the headline with its 95 % interval, then metrics that all tasks share; what pooled
-    scores are is said below.
+def table(rows: Sequence[Scored], split: str, spec: Spec, goal: Goal | str) -> list[str]:
+    """Lines of a plain-text table: the headline with its 95 % interval, then metrics that all main tasks share; what
+    pooled scores are is said below.
     """
-    first = {headline_metric(task, monitor) for task in spec.tasks}
-    more = [m for m in _beside(first) if any(row.line(split, m) is not None for row in rows)][:MORE_COLUMNS]
-    name, names = headline_name(spec, monitor), [metric_name(metric, spec.tasks) for metric in more]
+    beside = _beside(spec, Goal.of(goal))
+    more = [m for m in beside if any(row.line(split, m) is not None for row in rows)][:MORE_COLUMNS]
+    name, names = headline_name(spec, goal), [metric_name(metric, spec.main_tasks) for metric in more]
     body = [[row.label(split), *_headline_cells(row.headlines[split]), *_cells(row, split, more)] for row in rows]
     lines = _aligned([["", f"{split} {name}", "95 % interval", *names], *body])
     return [*lines, *_pooled_lines([row.headlines[split] for row in rows])]
@@ -182,20 +201,21 @@ def part_of(folds: Folds, split: str) -> np.ndarray:
     return folds.val if split == "val" else folds.test
 
 
-def _headline(scores: FoldScores, materials: Materials, monitor: str, split: str) -> Headline:
-    per_fold, values = [], []
-    for task in materials.spec.tasks:
-        metric = headline_metric(task, monitor)
+def _headline(scores: FoldScores, materials: Materials, goal: Goal, split: str) -> Headline:
+    per_fold, pooled, main = [], [], materials.spec.main_tasks
+    for task in main:
+        metric = headline_metric(task, goal)
         of = (scores.table["split"] == split) & (scores.table["task"] == task.name) & (scores.table["metric"] == metric)
         folds = scores.table[of].sort_values("fold")["value"].to_numpy(float)
         per_fold.append(folds)
-        values.append(folds.mean() if np.isfinite(folds).all() else _pooled(scores, split, task.name, metric))
-    folds = np.mean(per_fold, axis=0)
-    name, undefined = headline_name(materials.spec, monitor), int(np.isnan(folds).sum())
-    value, std = float(np.mean(values)), float(folds.std(ddof=1)) if len(folds) > 1 else math.nan
-    least = -math.inf if any(task.kind == "regression" for task in materials.spec.tasks) else 0.0
+        pooled.append(_pooled(scores, split, task.name, metric))
+    folds = over_tasks(per_fold, goal.min_weight)
+    name, undefined = headline_name(materials.spec, goal), int(np.isnan(folds).sum())
+    value = over_folds(per_fold, pooled, goal.min_weight)
+    std = float(folds.std(ddof=1)) if len(folds) > 1 else math.nan
+    least = -math.inf if any(task.kind == "regression" for task in main) else 0.0
     if undefined:
-        low, high, note = _over_groups(value, scores, materials, monitor, split, (least, 1.0))
+        low, high, note = _over_groups(value, scores, materials, goal, split, (least, 1.0))
         return Headline(name, value, std, low, high, folds, undefined, note)
     sizes = float(materials.folds.train.sum(1).mean()), float(part_of(materials.folds, split).sum(1).mean())
     low, high = corrected_interval(folds, *sizes)
@@ -203,10 +223,10 @@ def _headline(scores: FoldScores, materials: Materials, monitor: str, split: str
 
 
 def _over_groups(
-    value: float, scores: FoldScores, materials: Materials, monitor: str, split: str, bounds: tuple[float, float]
+    value: float, scores: FoldScores, materials: Materials, goal: Goal, split: str, bounds: tuple[float, float]
 ) -> tuple[float, float, str]:
     """Interval of a pooled headline, and over what it was taken or why there is none."""
-    places = [(split, task.name, headline_metric(task, monitor)) for task in materials.spec.tasks]
+    places = [(split, task.name, headline_metric(task, goal)) for task in materials.spec.main_tasks]
     left_out = [scores.left_out[place] for place in places if place in scores.left_out]
     if not math.isfinite(value):
         return math.nan, math.nan, "it has no value on all folds' rows together either"
@@ -214,7 +234,7 @@ def _over_groups(
         return math.nan, math.nan, "of some tasks it is a mean over folds"
     group, part = materials.dataset.group, part_of(materials.folds, split).any(0)
     units = f"{int(part.sum())} rows" if group is None else f"{len(np.unique(group[part]))} groups"
-    mean = np.mean(left_out, axis=0)
+    mean = over_tasks(left_out, goal.min_weight)
     low, high = jackknife_interval(value, mean, bounds)
     if math.isfinite(low):
         parts = units if units.startswith(f"{len(mean)} ") else f"{len(mean)} parts of {units}"
@@ -248,10 +268,15 @@ def _pooled_lines(headlines: Sequence[Headline]) -> list[str]:
     return [f"pooled: of all folds' rows together, as {where}; {interval}"]
 
 
-def _beside(first: Collection[str]) -> list[str]:
-    """The other metrics, those first that say most beside the headline: the accuracy beside macro F1."""
-    names = [name for name in NAMES if name not in first]
-    return sorted(names, key=lambda name: name != "accuracy") if "f1" in first else names
+def _beside(spec: Spec, goal: Goal) -> list[str]:
+    """The other metrics, those first that say most beside the headline: the accuracy beside macro F1, the lowest task
+    beside the mean, both where they are made one.
+    """
+    first = {headline_metric(task, goal) for task in spec.main_tasks}
+    told = first if goal.min_weight == 0 else set()
+    ahead = {"f1": ("accuracy",), "ap": ("ap", *(name for name, metric in LOWEST.items() if metric == "ap"))}
+    foremost = [name for metric in first for name in ahead.get(metric, ())]
+    return sorted((name for name in NAMES if name not in told), key=lambda name: name not in foremost)
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

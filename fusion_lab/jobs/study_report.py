@@ -26,6 +26,8 @@ from fusion_lab.search.study import INTERRUPTED, REASON, RUN, Study
 from fusion_lab.tracking import views
 from fusion_lab.tracking.descriptions import Scores, data_facts, describe, protocol_sentence
 from fusion_lab.tracking.trial import summary_metrics
+from fusion_lab.training.monitor import score_name
+from fusion_lab.training.plan import Goal
 
 TRIALS_SHOWN = 5
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -46,9 +48,9 @@ def report_study(
         failed = [t for t in study.ended() if t.state == TrialState.FAIL]
         reasons = dict.fromkeys(str(t.user_attrs.get(REASON)) for t in failed)
         return ["no trial is complete yet: the same command continues", *(f"failed: {why}" for why in reasons)]
-    monitor = study.base.training.monitor
-    winner = _scored(study, ranked[0], materials, monitor, ("val", "test"))
-    trials = [winner, *(_scored(study, t, materials, monitor, ("val",)) for t in ranked[1:TRIALS_SHOWN])]
+    goal = study.base.training.goal
+    winner = _scored(study, ranked[0], materials, goal, ("val", "test"))
+    trials = [winner, *(_scored(study, t, materials, goal, ("val",)) for t in ranked[1:TRIALS_SHOWN])]
     best_file = study.folder / "best.yaml"
     best_file.write_text(dump_yaml(study.experiment_of(ranked[0]).resolved()))
     _log_scores(place, ranked[0], winner)
@@ -57,14 +59,14 @@ def report_study(
     place.run.file(best_file)
     _log_kept(study, ranked, place)
     place.run.flush()
-    return [*_tables(trials, baselines, materials, monitor), "", *_where(best_file, place, study.name)]
+    return [*_tables(trials, baselines, materials, goal), "", *_where(best_file, place, study.name)]
 
 
-def _scored(study: Study, trial: FrozenTrial, materials: Materials, monitor: str, splits: Sequence[str]) -> Scored:
+def _scored(study: Study, trial: FrozenTrial, materials: Materials, goal: Goal, splits: Sequence[str]) -> Scored:
     """A trial's scores; those of test rows for the chosen one only."""
     predictions = load_predictions(predictions_file(study, trial.number))
     shown = predictions.where(np.isin(predictions.split, list(splits)))
-    return Scored.of(f"trial {trial.number}", "trial", shown, materials, monitor, ("val", "test"))
+    return Scored.of(f"trial {trial.number}", "trial", shown, materials, goal, ("val", "test"))
 
 
 def _log_kept(study: Study, ranked: Sequence[FrozenTrial], place: Session) -> None:
@@ -82,9 +84,9 @@ def save_study_view(study: Study, spec: Spec, place: Session, pooled: bool = Fal
 
     ``pooled``: the score has no mean over folds, so that its columns are those of the pooled one.
     """
-    metric = headline_key(spec, study.base.training.monitor)
+    metric = headline_key(spec, study.base.training.goal)
     score = f"val/{metric}{'_pooled' if pooled else ''}"
-    intervals = [] if metric in ("loss", "score") else [f"{score}_ci_low", f"{score}_ci_high"]
+    intervals = [] if metric in ("loss", "score", "macro_plus_min") else [f"{score}_ci_low", f"{score}_ci_high"]
     metrics = ["objective", *intervals]
     searched = sorted({name.split("@")[0] for name in study.space.names()})
     only = f"tags.`{STUDY}` = '{study.name}'"
@@ -92,15 +94,15 @@ def save_study_view(study: Study, spec: Spec, place: Session, pooled: bool = Fal
     views.save_view(place.store, place.experiment_id, study.name, f"study {study.name}", state)
 
 
-def _tables(trials: Sequence[Scored], baselines: Sequence[Scored], materials: Materials, monitor: str) -> list[str]:
-    watched = "loss" if monitor == "loss" else headline_name(materials.spec, monitor)
+def _tables(trials: Sequence[Scored], baselines: Sequence[Scored], materials: Materials, goal: Goal) -> list[str]:
+    watched = "loss" if goal.monitor == "loss" else headline_name(materials.spec, goal)
     return [
         "",
         f"validation scores, mean over tasks and folds; trials were selected by validation {watched}:",
-        *table(best_first([*trials, *baselines], "val"), "val", materials.spec, monitor),
+        *table(best_first([*trials, *baselines], "val"), "val", materials.spec, goal),
         "",
         "out-of-fold test scores (selected: the configuration was chosen on the same folds):",
-        *table([trials[0], *best_first(baselines, "test")], "test", materials.spec, monitor),
+        *table([trials[0], *best_first(baselines, "test")], "test", materials.spec, goal),
     ]
 
 
@@ -130,7 +132,7 @@ def _log_pages(
 
 
 def _figures(study: Study, spec: Spec, rows: Sequence[Scored]) -> StudyFigures:
-    metric = headline_key(spec, study.base.training.monitor)
+    metric = headline_key(spec, study.base.training.goal)
     ended = [t for t in study.trials() if t.state in STATES and t.user_attrs.get(REASON) != INTERRUPTED]
     # a loss has no place on the axis of a score: beside it stand no baselines
     shown = [] if study.base.training.monitor == "loss" else rows
@@ -141,7 +143,7 @@ def _figures(study: Study, spec: Spec, rows: Sequence[Scored]) -> StudyFigures:
     trials = [{"number": t.number, "value": _value(t), "state": STATES[t.state]} for t in ended]
     return StudyFigures(
         name=study.name,
-        metric="macro F1" if metric == "f1" else metric,
+        metric=score_name(metric),
         trials=pd.DataFrame(trials),
         params=pd.DataFrame([t.params for t in ended]),
         scores=pd.DataFrame(scores, columns=["name", "kind", "mean", "ci_low", "ci_high"]),

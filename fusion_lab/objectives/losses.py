@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,22 +17,53 @@ from fusion_lab.config import Config
 Weight = Annotated[float, Field(ge=0.0)]  # below 0 a loss would be made as large as possible
 
 
+class Bounds(Config):
+    """How far the weights of tasks may lie from their mean, as multiples of it."""
+
+    floor: Weight
+    ceil: float = Field(gt=0.0)
+
+    @model_validator(mode="after")
+    def _floor_below_ceil(self) -> Bounds:
+        if self.floor > self.ceil:
+            raise ValueError(f"expected a floor of at most the ceil, found {self.floor:g} and {self.ceil:g}")
+        return self
+
+
 class ObjectiveConfig(Config):
     """What is minimised: a loss per kind of task, weighted over tasks and penalties.
 
-    ``focal_alpha`` weighs the positives (Lin et al., 2017). ``label_smoothing`` e turns a binary target y into y (1 -
-    e) + e / 2. A regression's loss is of standardised targets: huber turns linear one standard deviation away. A task
-    of weight 0 is not trained and still scored; a task or penalty that is not named weighs 1.
+    ``focal_alpha`` weighs the positives of ``focal`` (Lin et al., 2017), those of ``weighted_bce`` and
+    ``weighted_focal`` weigh negatives over positives of the training rows, at most ``pos_weight_clip``.
+    ``focal_gammas`` and ``pos_weight_clips`` are those of single tasks. ``label_smoothing`` e turns a binary target y
+    into y (1 - e) + e / 2. A regression's loss is of standardised targets: huber turns linear one standard deviation
+    away.
+
+    Main tasks add up, each times its ``task_weights``. With ``normalise_weights`` these are divided by their mean,
+    clipped to ``floor`` and ``ceil`` and divided by their mean again, and the mean over main tasks is taken. A group of
+    auxiliary tasks adds its ``auxiliary_weights`` times the mean over its tasks, each times its ``task_weights``. A
+    task of weight 0 is not trained and still scored; a task, group or penalty that is not named weighs 1.
     """
 
-    binary: Literal["bce", "weighted_bce", "focal"] = "weighted_bce"
+    binary: Literal["bce", "weighted_bce", "focal", "weighted_focal"] = "weighted_bce"
     multiclass: Literal["cross_entropy", "weighted_cross_entropy"] = "weighted_cross_entropy"
     regression: Literal["mse", "huber"] = "mse"
     focal_alpha: float = Field(0.25, gt=0.0, lt=1.0)
     focal_gamma: float = Field(2.0, ge=0.0)
+    focal_gammas: dict[str, Weight] = {}
+    pos_weight_clip: float | None = Field(None, gt=0.0)
+    pos_weight_clips: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     task_weights: dict[str, Weight] = {}
+    normalise_weights: Bounds | None = None
+    auxiliary_weights: dict[str, Weight] = {}
     penalty_weights: dict[str, Weight] = {}
+
+    def of(self, task: str) -> ObjectiveConfig:
+        """With ``focal_gamma`` and ``pos_weight_clip`` of a task."""
+        gamma = self.focal_gammas.get(task, self.focal_gamma)
+        clip = self.pos_weight_clips.get(task, self.pos_weight_clip)
+        return self.model_copy(update={"focal_gamma": gamma, "pos_weight_clip": clip})
 
 
 Loss = Callable[[Tensor, Tensor, Tensor, ObjectiveConfig], Tensor]
@@ -46,7 +77,7 @@ def bce(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig
 
 def weighted_bce(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
     """Binary cross-entropy whose positive term is multiplied by ``weights[1]``, negatives over positives of the
-    training rows.
+    training rows, clipped.
     """
     smooth = target * (1 - config.label_smoothing) + config.label_smoothing / 2
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
@@ -55,10 +86,20 @@ def weighted_bce(logits: Tensor, target: Tensor, weights: Tensor, config: Object
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
     """Focal loss ``alpha_t (1 - p_t)^gamma BCE`` (Lin et al., 2017), ``[B]``."""
-    p = torch.sigmoid(logits)
-    p_true = p * target + (1 - p) * (1 - target)
     alpha = config.focal_alpha * target + (1 - config.focal_alpha) * (1 - target)
-    return alpha * (1 - p_true).clamp(min=1e-8) ** config.focal_gamma * bce(logits, target, weights, config)
+    return alpha * _doubt(logits, target, config) * bce(logits, target, weights, config)
+
+
+def weighted_focal(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
+    """``(1 - p_t)^gamma`` times :func:`weighted_bce`, ``[B]``: the focal loss with the weights of the classes in place
+    of alpha.
+    """
+    return _doubt(logits, target, config) * weighted_bce(logits, target, weights, config)
+
+
+def _doubt(logits: Tensor, target: Tensor, config: ObjectiveConfig) -> Tensor:
+    """``(1 - p_t)^gamma``, by its logarithm: a power's derivative has no value where the model is sure."""
+    return torch.exp(config.focal_gamma * F.logsigmoid(logits * (1 - 2 * target)))
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
@@ -87,6 +128,7 @@ LOSSES: dict[str, Loss] = {
     "bce": bce,
     "weighted_bce": weighted_bce,
     "focal": focal,
+    "weighted_focal": weighted_focal,
     "cross_entropy": cross_entropy,
     "weighted_cross_entropy": weighted_cross_entropy,
     "mse": mse,

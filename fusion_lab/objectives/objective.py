@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_lab.config import nearest
 from fusion_lab.contracts import Batch, ConfigError, Output, Spec, Task
-from fusion_lab.objectives.losses import LOSSES, ObjectiveConfig
+from fusion_lab.objectives.losses import LOSSES, Bounds, ObjectiveConfig
 
 
 class Objective:
-    """``objective(output, batch, class_weights) -> scalar``; a row counts with ``batch.weight`` where its label is
-    known.
+    """``objective(output, batch, class_weights) -> scalar``; a row counts with ``batch.weight``, times its
+    ``batch.emphasis`` of the task, where its label is known.
 
-    Models give penalties while they train and only then: the objective of answers, such as the validation loss, holds
-    task losses alone, and its curve lies below that of training rows by what the penalties add there.
+    Models give penalties while they train and only then, and what stops a training or is searched by does not go by
+    auxiliary tasks: the objective of answers, such as the validation loss, is that :meth:`of_main_tasks`, and its curve
+    lies below that of training rows by what penalties and auxiliary tasks add there.
 
     Args:
         config: losses and weights.
@@ -24,48 +27,49 @@ class Objective:
         penalties: names of the penalties that the model gives.
 
     Raises:
-        ConfigError: a weight of an unknown task or penalty, or no task of a weight above 0.
+        ConfigError: a weight, gamma or clip of an unknown task, group or penalty, or no main task of a weight above 0.
     """
 
     def __init__(self, config: ObjectiveConfig, spec: Spec, penalties: tuple[str, ...] = ()) -> None:
         assert "loss" not in penalties, "the name of their sum in the curves"
-        names = [t.name for t in spec.tasks]
-        for what, weights, known in (
-            ("task", config.task_weights, names),
-            ("penalty", config.penalty_weights, list(penalties)),
-        ):
-            for name in weights:
-                if name not in known:
-                    hint = nearest(name, known) or f" (this model has no {what})"
-                    raise ConfigError(f"objective.{what}_weights.{name}: unknown {what}{hint}")
-        if not any(config.task_weights.get(name, 1.0) > 0 for name in names):
-            raise ConfigError(f"objective.task_weights: expected a weight above 0, found 0 for {', '.join(names)}")
+        _refuse_strangers(config, spec, penalties)
+        main = [task.name for task in spec.main_tasks]
+        if not main:
+            raise ConfigError("data: expected a task that is not auxiliary, found none")
+        if not any(config.task_weights.get(name, 1.0) > 0 for name in main):
+            raise ConfigError(f"objective.task_weights: expected a weight above 0, found 0 for {', '.join(main)}")
         self.config = config
-        self.tasks = spec.tasks
+        self.tasks, self._main = spec.tasks, spec.main_tasks
+        self._own = {task.name: config.of(task.name) for task in spec.tasks}
+        self._shares = task_shares(config, spec)
 
     def __call__(self, output: Output, batch: Batch, class_weights: dict[str, Tensor]) -> Tensor:
-        total = output.heads[self.tasks[0].name].new_zeros(())
-        for task in self.tasks:
-            losses = LOSSES[self._loss(task)](
-                output.heads[task.name], batch.targets[task.name], class_weights[task.name], self.config
-            )
-            known = batch.known[task.name]
-            counted = known * batch.weight.reshape(batch.weight.shape + (1,) * (known.ndim - batch.weight.ndim))
-            total = total + self.config.task_weights.get(task.name, 1.0) * _masked_mean(losses, counted)
+        total = self._of_tasks(self.tasks, output, batch, class_weights)
         for name, penalty in output.penalties.items():
             total = total + self.config.penalty_weights.get(name, 1.0) * _masked_mean(penalty, batch.weight)
         return total
 
-    def _loss(self, task: Task) -> str:
-        return getattr(self.config, task.kind)
+    def of_main_tasks(self, output: Output, batch: Batch, class_weights: dict[str, Tensor]) -> Tensor:
+        """What the main tasks have in the objective, by which models are judged."""
+        return self._of_tasks(self._main, output, batch, class_weights)
+
+    def _of_tasks(
+        self, tasks: Iterable[Task], output: Output, batch: Batch, class_weights: dict[str, Tensor]
+    ) -> Tensor:
+        total = output.heads[self.tasks[0].name].new_zeros(())
+        for task in tasks:
+            loss = LOSSES[getattr(self.config, task.kind)]
+            parts = output.heads[task.name], batch.targets[task.name], class_weights[task.name], self._own[task.name]
+            total = total + self._shares[task.name] * _masked_mean(loss(*parts), _counted(batch, task.name))
+        return total
 
     def class_weights(
         self, targets: dict[str, Tensor], known: dict[str, Tensor], rows: np.ndarray
     ) -> dict[str, Tensor]:
         """Per task and fold, from the rows of ``rows`` bool ``[K,R]`` alone.
 
-        Binary ``[K,2]``: ``(1, negatives / positives)``. Multiclass ``[K,C]``: inverse frequency with mean 1 over the
-        rows; a class without rows weighs 0. Regression ``[K,1]``: ones.
+        Binary ``[K,2]``: ``(1, negatives / positives)``, the latter clipped. Multiclass ``[K,C]``: inverse frequency
+        with mean 1 over the rows; a class without rows weighs 0. Regression ``[K,1]``: ones.
         """
         weights: dict[str, Tensor] = {}
         members = torch.from_numpy(rows)
@@ -78,7 +82,7 @@ class Objective:
                 [members.float() @ ((label == c) & mask).float().sum(1) for c in range(len(task.classes))], 1
             )
             if task.kind == "binary":
-                ratio = counts[:, 0] / counts[:, 1].clamp(min=1)
+                ratio = (counts[:, 0] / counts[:, 1].clamp(min=1)).clamp(0.0, self._own[task.name].pos_weight_clip)
                 weights[task.name] = torch.stack([torch.ones_like(ratio), ratio], 1)
             else:
                 share = counts.sum(1, keepdim=True) / counts.clamp(min=1) / (counts > 0).sum(1, keepdim=True)
@@ -86,9 +90,58 @@ class Objective:
         return weights
 
 
+def task_shares(config: ObjectiveConfig, spec: Spec) -> dict[str, float]:
+    """What the mean loss of each task is multiplied by in the objective."""
+    own = {task.name: config.task_weights.get(task.name, 1.0) for task in spec.tasks}
+    main = [task.name for task in spec.main_tasks]
+    if config.normalise_weights is not None:
+        weights = normalised([own[name] for name in main], config.normalise_weights)
+        own |= {name: weight / len(main) for name, weight in zip(main, weights, strict=True)}
+    groups = [task.auxiliary for task in spec.tasks]
+    for task in spec.tasks:
+        if task.auxiliary:
+            own[task.name] *= config.auxiliary_weights.get(task.auxiliary, 1.0) / groups.count(task.auxiliary)
+    return own
+
+
+def normalised(weights: Sequence[float], bounds: Bounds) -> list[float]:
+    """Weights of mean 1, none far from it: divided by their mean, clipped, divided by their mean again.
+
+    >>> normalised([1.0, 3.0, 8.0], Bounds(floor=0.5, ceil=1.5))
+    [0.5454545454545454, 0.8181818181818181, 1.6363636363636362]
+    """
+    found = np.asarray(weights, dtype=float)
+    found = np.clip(found / found.mean(), bounds.floor, bounds.ceil)
+    return (found / found.mean()).tolist()
+
+
+def _refuse_strangers(config: ObjectiveConfig, spec: Spec, penalties: Sequence[str]) -> None:
+    binary = [task.name for task in spec.tasks if task.kind == "binary"]
+    groups = list(dict.fromkeys(task.auxiliary for task in spec.tasks if task.auxiliary))
+    for setting, what, given, known in (
+        ("task_weights", "task", config.task_weights, [task.name for task in spec.tasks]),
+        ("focal_gammas", "binary task", config.focal_gammas, binary),
+        ("pos_weight_clips", "binary task", config.pos_weight_clips, binary),
+        ("auxiliary_weights", "group of auxiliary tasks", config.auxiliary_weights, groups),
+        ("penalty_weights", "penalty", config.penalty_weights, list(penalties)),
+    ):
+        for name in given:
+            if name not in known:
+                hint = nearest(name, known) or f" (this {'model' if what == 'penalty' else 'data'} has no {what})"
+                raise ConfigError(f"objective.{setting}.{name}: unknown {what}{hint}")
+
+
 def mean_penalties(output: Output, batch: Batch) -> dict[str, Tensor]:
     """Mean of each penalty over the rows, as the model gives it: what a curve shows. No gradient passes."""
     return {name: _masked_mean(penalty.detach(), batch.weight) for name, penalty in output.penalties.items()}
+
+
+def _counted(batch: Batch, task: str) -> Tensor:
+    """How much each target counts in a task's loss, of the target's shape."""
+    known, rows = batch.known[task], batch.weight
+    if task in batch.emphasis:
+        rows = rows * batch.emphasis[task]
+    return known * rows.reshape(rows.shape + (1,) * (known.ndim - rows.ndim))
 
 
 def _masked_mean(values: Tensor, counted: Tensor) -> Tensor:

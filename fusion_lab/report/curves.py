@@ -18,6 +18,11 @@ from fusion_lab.report import style
 from fusion_lab.training.results import FoldResult
 
 LOSSES = {"train/loss": "training rows", "val/loss": "validation rows"}
+PENALTY = "train/"
+"""How curves of penalties begin, and that of the loss which holds them."""
+PENALTIES = "penalties, training rows"
+WIDE, NARROW = 3.9, 2.6
+"""Breadth of a panel in inches, and of that of the penalties, which stand beside what is asked for."""
 
 
 def fold_matrix(folds: Sequence[FoldResult], name: str) -> np.ndarray:
@@ -62,6 +67,15 @@ def task_of(name: str) -> str:
     return name.split("/", 1)[1].rpartition("/")[0] if "/" in name else ""
 
 
+def is_penalty(name: str) -> bool:
+    """Whether a curve is that of one part of the training loss.
+
+    >>> is_penalty("train/kl"), is_penalty("train/loss"), is_penalty("val/loss")
+    (True, False, False)
+    """
+    return name.startswith(PENALTY) and name not in LOSSES
+
+
 def metric_of(name: str) -> str:
     """The last part of a curve's name."""
     return name.rpartition("/")[2]
@@ -87,20 +101,45 @@ def curves_dict(folds: Sequence[FoldResult]) -> dict[str, object]:
 def curves_png(folds: Sequence[FoldResult], title: str = "") -> bytes:
     """Loss and scores of the tasks as a PNG file: every fold thin, their mean thick, a ring at each restored epoch."""
     shown = _overview(folds)
-    figure = style.new_figure(4.9 * len(shown) + 0.2, 3.7, layout=None)
-    for place, (heading, names) in enumerate(shown):
-        axes = style.panel(figure, 4.9 * place + 0.8, 0.6, 3.9, 2.4)
+    widths = [NARROW if heading == PENALTIES else WIDE for heading, _ in shown]
+    figure = style.new_figure(sum(widths) + len(shown) + 0.2, 3.7, layout=None)
+    left = 0.8
+    for width, (heading, names) in zip(widths, shown, strict=True):
+        axes = style.panel(figure, left, 0.6, width, 2.4)
+        left += width + 1.0
         for index, name in enumerate(names):
             _draw(axes, folds, name, style.colour(index))
-            label = LOSSES.get(name) or style.shortened(task_of(name), 24)
-            height = 0.93 - 0.085 * index if name in LOSSES else 0.02 + 0.085 * (len(names) - 1 - index)
-            text = axes.text(0.99, height, label, color=style.colour(index), fontsize=style.FONT - 1, ha="right")
-            text.set_transform(axes.transAxes)
         axes.autoscale_view()
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        style.plain(axes, heading, "epoch", style.axis_name(_metric(names[0])))
+        if is_penalty(names[0]):
+            _scale_penalties(axes, folds, names)
+        _label(axes, names)
+        axes.xaxis.set_major_locator(MaxNLocator(6 if width == WIDE else 4, integer=True))
+        y = "mean per row" if is_penalty(names[0]) else style.axis_name(_metric(names[0]))
+        style.plain(axes, heading, "epoch", y)
     style.heading(figure, _title(folds, title))
     return style.png(figure)
+
+
+def _label(axes: Axes, names: Sequence[str]) -> None:
+    """The curves' names in their colours: of what falls at the top, of scores at the bottom."""
+    falls = names[0].startswith(PENALTY)
+    for index, name in enumerate(names):
+        label = LOSSES.get(name) or style.shortened(metric_of(name) if is_penalty(name) else task_of(name), 24)
+        height = 0.93 - 0.085 * index if falls else 0.02 + 0.085 * (len(names) - 1 - index)
+        text = axes.text(0.99, height, label, color=style.colour(index), fontsize=style.FONT - 1, ha="right")
+        text.set_transform(axes.transAxes)
+
+
+def _scale_penalties(axes: Axes, folds: Sequence[FoldResult], names: Sequence[str]) -> None:
+    """Penalties differ by orders of magnitude: a logarithmic axis where none is 0, with room for their names above."""
+    values = np.concatenate([fold_matrix(folds, name).ravel() for name in names])
+    low, high = np.nanmin(values), np.nanmax(values)
+    share = 1 / (0.93 - 0.085 * len(names))  # of the axis to that of the curves
+    if low > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(0.9 * low, 0.9 * low * (max(high / low, 2.0) * 1.2) ** share)
+    else:
+        axes.set_ylim(low, low + max(high - low, 1e-9) * share)
 
 
 def curves_html(folds: Sequence[FoldResult], title: str = "") -> str:
@@ -143,17 +182,18 @@ def _draw(axes: Axes, folds: Sequence[FoldResult], name: str, colour: str) -> No
     mean, epochs = fold_matrix(folds, name).mean(0), 1 + np.arange(max(len(f.history) for f in folds))
     axes.plot(epochs[:together], mean[:together], color=colour, linewidth=2.2)
     axes.plot(epochs[together - 1 :], mean[together - 1 :], color=colour, linewidth=1.4, linestyle=":")
-    if name != "train/loss":
+    if not name.startswith(PENALTY):
         rings = [line[f.best_epoch - 1] for f, line in zip(folds, lines, strict=True) if 0 < f.best_epoch <= len(line)]
         axes.scatter(*np.reshape(rings, (-1, 2)).T, s=22, facecolors="none", edgecolors=colour)
 
 
 def _overview(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
-    """The losses, and the first score of every task, as far as colours reach."""
+    """The losses, the first score of every task, and penalties where there are any, as far as colours reach."""
     names = curve_names(folds)
     scores = [n for n in names if task_of(n)]
     first = [n for n in scores if metric_of(n) == metric_of(scores[0])][: len(style.OKABE_ITO)]
-    panels = [("loss", [n for n in LOSSES if n in names]), ("validation score", first)]
+    penalties = [n for n in names if is_penalty(n)][: len(style.OKABE_ITO)]
+    panels = [("loss", [n for n in LOSSES if n in names]), ("validation score", first), (PENALTIES, penalties)]
     return [panel for panel in panels if panel[1]]
 
 

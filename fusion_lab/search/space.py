@@ -79,6 +79,15 @@ class Space:
         """Names of all searched settings, those of branches included."""
         return [hole.name for hole in _holes(self.nodes)]
 
+    def keys(self, section: str) -> set[str]:
+        """The settings of a section that the space gives values to, those of branches included.
+
+        >>> space = parse_space({"model": {"depth": {"int": [1, 3]}}, "optimiser": {"lr": 1e-3}}, "hpo/x.yaml")
+        >>> space.keys("model")
+        {'depth'}
+        """
+        return {node.path.split(".")[1] for node in _all(self.nodes) if node.path.startswith(f"{section}.")}
+
     def logarithmic(self) -> tuple[str, ...]:
         """Names of the settings that are drawn on a logarithmic scale."""
         return tuple(h.name for h in _holes(self.nodes) if getattr(h.distribution, "log", False))

@@ -56,10 +56,14 @@ class PrunerConfig(Config):
 class BudgetConfig(Config):
     """``trials`` is the total of the study, over all the times its command was run; ``timeout`` seconds bound one run
     of the command.
+
+    ``rows``: the trials see a subsample of about so many rows, the same in all, with the whole's shares of every label
+    and whole groups. A cheap first look where rows are many: what wins there is still to be trained on all rows.
     """
 
     trials: int = Field(20, ge=1)
     timeout: float | None = Field(None, gt=0.0)
+    rows: int | None = Field(None, ge=1)
 
 
 class StudyConfig(Config):

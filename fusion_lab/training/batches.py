@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from fusion_lab.blocks.randomness import generator
 from fusion_lab.contracts import Batch, Task
 from fusion_lab.data.scaling import Scaler
 from fusion_lab.training.plan import Plan
+from fusion_lab.training.sampling import order_of
 
 Padded = tuple[np.ndarray, np.ndarray]
 """Row numbers ``[K,B]`` and bool ``[K,B]``: which of them are real, the others fill up a shorter fold."""
@@ -28,13 +29,17 @@ def padded(members: np.ndarray) -> Padded:
     return _filled(rows, max(map(len, rows)))
 
 
-def draw(plan: Plan, folds: list[int], epoch: int) -> Iterator[Padded]:
-    """The steps of one epoch: every fold's training rows in an order of its own, ``batch_size`` at a time."""
+def draw(plan: Plan, folds: list[int], epoch: int, weights: Sequence[np.ndarray] | None = None) -> Iterator[Padded]:
+    """The steps of one epoch: every fold's training rows in an order of its own, ``batch_size`` at a time.
+
+    ``weights``: of the training rows ``[N]`` of each fold of the plan, where it has a sampler.
+    """
+    assert (weights is None) == (plan.training.sampler is None), "a sampler draws by weights"
     size = plan.training.batch_size
     orders = []
     for k in folds:
-        order = generator(plan.seed, plan.trial, "order", plan.folds.names[k], epoch)
-        orders.append(order.permutation(np.flatnonzero(plan.folds.train[k])))
+        draws = generator(plan.seed, plan.trial, "order", plan.folds.names[k], epoch)
+        orders.append(order_of(np.flatnonzero(plan.folds.train[k]), None if weights is None else weights[k], draws))
     steps = max(-(-len(order) // size) for order in orders)
     rows, real = _filled(orders, steps * size)
     for step in range(steps):

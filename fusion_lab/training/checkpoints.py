@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusion_lab.contracts import Spec
-from fusion_lab.training.leaves import Leaves, of_fold, take
 from fusion_lab.training.plan import TrainingConfig
 from fusion_lab.training.results import Checkpoint
+from fusion_lab.training.shelf import Filed, Shelf
 
 MEAN, FINAL = "best_mean", "final"
 
@@ -33,37 +32,23 @@ def of_task(task: str) -> str:
 
 @dataclass
 class Kept:
-    """One kind of checkpoint of K folds: weights, leaves ``[K,*shape]``, the epoch that each fold has them from,
-    counted from 1 (0: none yet), and the watched value by which it was chosen.
+    """One kind of checkpoint of K folds: the epoch that each fold has it from, counted from 1 (0: none yet), and the
+    watched value by which it was chosen. The weights lie on the :class:`~fusion_lab.training.shelf.Shelf`.
     """
 
-    weights: Leaves
     epoch: list[int]
     watched: list[float]
 
     @classmethod
-    def blank(cls, weights: Leaves) -> Kept:
-        folds = len(next(iter(weights.values())))
-        return cls(take(weights, range(folds)), [0] * folds, [-float("inf")] * folds)
+    def blank(cls, folds: int) -> Kept:
+        return cls([0] * folds, [-float("inf")] * folds)
 
-    def put(self, fold: int, weights: Leaves, place: int, epoch: int) -> None:
-        """Takes over the weights that a fold has in its ``place`` of the stack."""
-        self.epoch[fold] = epoch
-        for name, leaf in self.weights.items():
-            leaf[fold] = weights[name][place]
-
-    def put_better(self, fold: int, weights: Leaves, place: int, epoch: int, value: float) -> None:
-        """The same, where ``value`` is the fold's best yet."""
-        if value > self.watched[fold]:
-            self.watched[fold] = value
-            self.put(fold, weights, place, epoch)
-
-    def numbers(self) -> dict[str, Any]:
-        """What is no tensor, as plain values."""
-        return {"epoch": self.epoch, "watched": self.watched}
-
-    def of(self, fold: int) -> Checkpoint:
-        return Checkpoint(self.epoch[fold], of_fold(self.weights, fold))
+    def better(self, fold: int, epoch: int, value: float) -> bool:
+        """Takes over an epoch if ``value`` is the fold's best yet; whether it is."""
+        if value <= self.watched[fold]:
+            return False
+        self.watched[fold], self.epoch[fold] = value, epoch
+        return True
 
 
 def kept_names(spec: Spec, training: TrainingConfig) -> list[str]:
@@ -73,25 +58,36 @@ def kept_names(spec: Spec, training: TrainingConfig) -> list[str]:
     return [*(of_task(task.name) for task in spec.tasks), FINAL if training.restore == "best" else MEAN]
 
 
-def watched_values(scores: Mapping[str, Tensor], losses: Tensor, by_loss: Sequence[bool]) -> dict[str, list[float]]:
+def watched_values(
+    scores: Mapping[str, Tensor], together: Tensor, losses: Tensor, by_loss: Sequence[bool]
+) -> dict[str, list[float]]:
     """By what an epoch of each fold is chosen, ``{name: [A]}``, the higher the better.
 
     Args:
         scores: ``{task: [A]}``, the watched score of each fold; NaN where undefined.
+        together: ``[A]``, that of the main tasks together.
         losses: ``[A]``, the validation losses.
-        by_loss: whether the mean over tasks has to be left for the loss, of each fold.
+        by_loss: whether ``together`` has to be left for the loss, of each fold.
     """
     own = {of_task(task): torch.where(score.isnan(), -losses, score) for task, score in scores.items()}
-    mean = torch.where(torch.tensor(by_loss), -losses, torch.stack(list(scores.values())).mean(0))
+    mean = torch.where(torch.tensor(by_loss), -losses, together)
     return {name: values.tolist() for name, values in (own | {MEAN: mean}).items()}
 
 
 def all_of(
-    kept: Mapping[str, Kept], fold: int, restored: Checkpoint, training: TrainingConfig
+    kept: Mapping[str, Kept], shelf: Shelf, fold: int, restored: Checkpoint, training: TrainingConfig
 ) -> dict[str, Checkpoint]:
     """All checkpoints of a fold by name, the restored one under the name that it has among them."""
     if training.checkpoints == "restored":
         return {}
-    return {name: part.of(fold) for name, part in kept.items()} | {
+    own = {name: part.epoch[fold] for name, part in kept.items()}
+    return {name: Checkpoint(epoch, on_cpu(shelf.get((fold, epoch)))) for name, epoch in own.items()} | {
         MEAN if training.restore == "best" else FINAL: restored
     }
+
+
+def on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights, where they are not there already."""
+    if isinstance(weights, Filed):
+        return weights
+    return {name: leaf.cpu() for name, leaf in weights.items()}

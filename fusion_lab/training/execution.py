@@ -15,6 +15,7 @@ from fusion_lab.training.leaves import stack_models
 from fusion_lab.training.optimiser import StackedAdamW
 from fusion_lab.training.plan import Execution, Plan
 from fusion_lab.training.rules import broken_rule
+from fusion_lab.training.shelf import size_in_bytes
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.steps import Steps
 
@@ -22,6 +23,9 @@ ROUNDS, STEPS = 3, 2
 """Both ways run so many steps in turns; the quickest round counts, which a busy machine disturbs least."""
 WORTH = 1.1
 """A stack holds all folds in memory: it has to be this many times quicker than the loop."""
+MOST_BYTES = 250_000_000
+"""Gradients of the folds that share a step should take no more. A model of which they do in few folds fills the
+processor by itself, and in a stack its gradients, copied once, would be beside all folds' weights and moments."""
 LARGEST = 18
 """Stacks above this gain nothing on a CPU: more folds share a step in even parts."""
 
@@ -33,16 +37,24 @@ def settle(plan: Plan) -> Execution:
         return Execution(mode, size if mode == "stacked" else None, "asked for")
     if folds == 1:
         return Execution("loop", None, "there is one fold")
+    fit = MOST_BYTES // sum(map(size_in_bytes, plan.initial_weights(0).parameters()))
+    if fit < 2:
+        return Execution("loop", None, f"gradients of two folds would take more than {MOST_BYTES / 1e6:.0f} MB")
     trial = _Trial(plan)
     rule = trial.broken_rule()
     if rule is not None:
         return Execution("loop", None, f"the model cannot be stacked: {rule}")
-    size = size or (None if folds <= LARGEST else math.ceil(folds / math.ceil(folds / LARGEST)))
+    size = min(size, fit) if size else _even(folds, min(LARGEST, fit))
     together, in_turn = trial.times(
         Stack(trial.model, plan.objective, "stacked", size), Stack(trial.model, plan.objective, "loop")
     )
     told = f"{1e3 * together:.1f} ms for a step of one fold when stacked, {1e3 * in_turn:.1f} ms in the loop"
     return Execution("stacked", size, told) if together * WORTH < in_turn else Execution("loop", None, told)
+
+
+def _even(folds: int, most: int) -> int | None:
+    """How many folds share a step in parts as even as can be of ``most`` at most; ``None``: all of them."""
+    return None if folds <= most else math.ceil(folds / math.ceil(folds / most))
 
 
 def check_stackable(plan: Plan) -> None:

@@ -16,8 +16,16 @@ from fusion_lab.contracts import Batch, Task
 from fusion_lab.training import checkpoints
 from fusion_lab.training.batches import counted, gather, padded
 from fusion_lab.training.execution import settle
-from fusion_lab.training.leaves import Leaves, of_fold, stack_models
-from fusion_lab.training.monitor import flat_steps, mean_over_folds, probabilities, undefined_folds, watched
+from fusion_lab.training.leaves import Leaves, stack_models
+from fusion_lab.training.monitor import (
+    flat_steps,
+    of_main_tasks,
+    over_all_folds,
+    probabilities,
+    score_name,
+    undefined_folds,
+    watched,
+)
 from fusion_lab.training.plan import Plan
 from fusion_lab.training.predict import joined, predict
 from fusion_lab.training.results import Checkpoint, CrossValidation, FoldResult
@@ -117,7 +125,8 @@ class _CrossValidation:
     def _state(self) -> State:
         if self.checkpoint is not None and self.checkpoint.exists():
             return State.load(self.checkpoint, self.plan)
-        return State.start(self.plan, settle(self.plan), self._blank_scores())
+        folder = None if self.checkpoint is None else self.checkpoint.parent
+        return State.start(self.plan, settle(self.plan), self._blank_scores(), folder)
 
     def _blank_scores(self) -> Leaves:
         """Where the validation scores of the best epochs go."""
@@ -145,7 +154,8 @@ class _CrossValidation:
         own = {task.name: self._scores(task, scores[task.name], self.alive_val) for task in self.spec.tasks}
         curves = {self._curve(task): own[task.name] for task in self.spec.tasks}
         by_loss = [self.undefined[k] or plan.training.monitor == "loss" for k in state.alive]
-        values = checkpoints.watched_values(own, losses, by_loss)
+        together = of_main_tasks(self.spec, plan.training.goal, own)
+        values = checkpoints.watched_values(own, together, losses, by_loss)
         rates = self.steps.rates(state.epoch - 1)
         for place, k in enumerate(state.alive):
             row = {"epoch": float(state.epoch), "lr": rates[place]}
@@ -154,7 +164,9 @@ class _CrossValidation:
             state.histories[k].append(row)
             self._keep_better(place, values[checkpoints.MEAN][place], scores)
             for name in state.kept.keys() & values.keys():
-                state.kept[name].put_better(k, state.weights, place, state.epoch, values[name][place])
+                if state.kept[name].better(k, state.epoch, values[name][place]):
+                    state.put_by(place)
+        state.clear_shelf()
 
     def _keep_better(self, place: int, value: float, scores: dict[str, Tensor]) -> None:
         """Keeps a running fold's weights and scores if ``value`` is its best yet (or the last is asked for), or ends it
@@ -163,8 +175,8 @@ class _CrossValidation:
         state, k = self.state, self.state.alive[place]
         if value > state.watched[k] or self.plan.training.restore == "last":
             state.watched[k], state.best_epoch[k] = value, state.epoch
-            for name, best in state.best_weights.items():
-                best[k] = state.weights[name][place]
+            if self.plan.training.restore == "best":  # the last are put by when the fold ends
+                state.put_by(place)
             for task, best in state.best_scores.items():
                 best[k] = scores[task][place]
         elif state.epoch - state.best_epoch[k] >= self.plan.training.patience:
@@ -193,12 +205,7 @@ class _CrossValidation:
         """The objective so far, over all folds."""
         if self.plan.training.monitor == "loss":
             return float(np.mean(self.state.watched))
-        return float(np.mean([self._task_value(task) for task in self.spec.tasks]))
-
-    def _task_value(self, task: Task) -> float:
-        score = watched(task, self.plan.training.monitor)[1]
-        rows = self.state.best_scores[task.name], self.val.targets[task.name], counted(self.val, task)
-        return mean_over_folds(task, score, *flat_steps(task, *rows))
+        return over_all_folds(self.spec, self.plan.training.goal, self.state.best_scores, self.val)
 
     def _end(self, decision: Decision) -> None:
         state = self.state
@@ -209,7 +216,8 @@ class _CrossValidation:
                 state.endings[k] = "epochs"
 
     def _result(self, start: float) -> CrossValidation:
-        plan, best = self.plan, self.state.best_weights
+        plan = self.plan
+        best = self.state.shelf.stacked(list(enumerate(self.state.best_epoch)), plan.device)
         val, maps = predict(self.stack, self.spec, self.steps.of_all, best, "val", self.val_rows, self.val)
         rows = padded(plan.folds.test)
         test, _ = predict(self.stack, self.spec, self.steps.of_all, best, "test", rows, gather(plan, rows, plan.scaler))
@@ -225,7 +233,7 @@ class _CrossValidation:
 
     def _fold(self, k: int) -> FoldResult:
         state = self.state
-        restored = Checkpoint(state.best_epoch[k], of_fold(state.best_weights, k))
+        restored = Checkpoint(state.best_epoch[k], checkpoints.on_cpu(state.shelf.get((k, state.best_epoch[k]))))
         return FoldResult(
             fold=k,
             name=self.plan.folds.names[k],
@@ -235,15 +243,14 @@ class _CrossValidation:
             history=tuple(state.histories[k]),
             weights=restored.weights,
             target_scale=self.steps.of_all.fold(k),
-            checkpoints=checkpoints.all_of(state.kept, k, restored, self.plan.training),
+            checkpoints=checkpoints.all_of(state.kept, state.shelf, k, restored, self.plan.training),
         )
 
     def _notes(self) -> tuple[str, ...]:
         names = [name for name, undefined in zip(self.plan.folds.names, self.undefined, strict=True) if undefined]
         if not names:
             return ()
-        monitor = self.plan.training.monitor
-        score = "macro F1" if monitor == "f1" else monitor
+        score = score_name(self.plan.training.monitor)
         return (
             f"{', '.join(names)}: {score} is undefined on the validation rows; stopped by the validation loss, and "
             f"the mean over folds is the {score} of all folds' validation rows together",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from fusion_lab.contracts import Batch, ConfigError, DataError, Folds, Spec, Task
 from fusion_lab.evaluation.metrics import measure, rank_auroc, why_undefined
-from fusion_lab.training.plan import Monitor, TrainingConfig
+from fusion_lab.evaluation.over_tasks import over_folds, over_tasks
+from fusion_lab.training.batches import counted
+from fusion_lab.training.plan import Goal, Monitor, TrainingConfig
+from fusion_lab.training.sampling import check_sampler
 from fusion_lab.training.targets import TargetScale
 
 Score = Callable[[Task, Tensor, Tensor, Tensor], Tensor]
@@ -66,16 +69,54 @@ SCORES: dict[str, Score] = {"auroc": auroc, "ap": _named("ap"), "f1": macro_f1, 
 
 
 def watched(task: Task, monitor: str) -> tuple[str, Score]:
-    """Name and function of a task's watched score: ``monitor``, AUROC beside a monitored loss, R2 of a regression."""
-    name = "r2" if task.kind == "regression" else "auroc" if monitor == "loss" else monitor
+    """Name and function of a task's watched score: that of ``monitor``, AUROC beside a monitored loss, R2 of a
+    regression, AUROC of an auxiliary binary task beside a watched F1.
+    """
+    name = "ap" if monitor == "macro_plus_min" else "auroc" if monitor == "loss" else monitor
+    if task.kind == "regression":
+        name = "r2"
+    elif task.kind == "binary" and name == "f1":
+        name = "auroc"
     return name, SCORES[name]
 
 
-def mean_over_folds(task: Task, score: Score, scores: Tensor, target: Tensor, known: Tensor) -> float:
-    """Mean over folds, or the score of all folds' rows pooled where a fold has none of its own."""
-    values = score(task, scores, target, known)
-    if not torch.isnan(values).any():
-        return float(values.mean())
+def score_name(monitor: str) -> str:
+    """What a watched score is called in a sentence."""
+    return {"f1": "macro F1", "macro_plus_min": "macro + min AP"}.get(monitor, monitor)
+
+
+def of_main_tasks(spec: Spec, goal: Goal, scores: Mapping[str, Tensor]) -> Tensor:
+    """The watched scores of all main tasks as one, float64 ``[K]``; NaN in a fold where one is undefined.
+
+    ``scores``: ``{task: [K]}``, of auxiliary tasks too.
+    """
+    each = torch.stack([scores[task.name].double().cpu() for task in spec.main_tasks])
+    return torch.from_numpy(over_tasks(each.numpy(), goal.min_weight))
+
+
+def over_all_folds(spec: Spec, goal: Goal, scores: Mapping[str, Tensor], rows: Batch) -> float:
+    """The objective of a search: the mean over folds of what :func:`of_main_tasks` makes of them.
+
+    A task whose score is undefined in some fold counts with that of all folds' rows pooled, and the others with their
+    mean over folds beside it.
+
+    Args:
+        spec: the tasks.
+        goal: what is watched, and how the tasks are made one; not the loss.
+        scores: ``{task: [K,R,...]}``, as :func:`probabilities` gives them.
+        rows: what they are of, leaves ``[K,R,...]``, with targets.
+    """
+    folds, pooled = [], []
+    for task in spec.main_tasks:
+        score = watched(task, goal.monitor)[1]
+        flat = flat_steps(task, scores[task.name], rows.targets[task.name], counted(rows, task))
+        values = score(task, *flat)
+        folds.append(values.double().cpu().numpy())
+        pooled.append(_of_pooled_rows(task, score, *flat) if torch.isnan(values).any() else np.nan)
+    return over_folds(folds, pooled, goal.min_weight)
+
+
+def _of_pooled_rows(task: Task, score: Score, scores: Tensor, target: Tensor, known: Tensor) -> float:
     pooled = [x.reshape(1, -1, *x.shape[2:]) for x in (scores, target, known)]
     return float(score(task, *pooled)[0])
 
@@ -89,12 +130,20 @@ def flat_steps(task: Task, score: Tensor, target: Tensor, known: Tensor) -> tupl
 
 
 def check_monitor(spec: Spec, monitor: Monitor) -> None:
-    """Refuses a watched F1 where it is not that of the most probable class.
+    """Refuses a watched F1 where it is not that of the most probable class, and an average precision where there is
+    none.
 
     Raises:
-        ConfigError: a binary task, whose F1 depends on a threshold that is tuned on the rows it would be watched on.
+        ConfigError: a binary main task, whose F1 depends on a threshold that is tuned on the rows it would be watched
+            on; a regression among the main tasks whose average precisions are to be weighed against each other.
     """
-    binary = [task.name for task in spec.tasks if task.kind == "binary"]
+    regressions = [task.name for task in spec.main_tasks if task.kind == "regression"]
+    if monitor == "macro_plus_min" and regressions:
+        raise ConfigError(
+            "training.monitor: macro_plus_min is watched of tasks with an average precision; task "
+            f"{regressions[0]} is a regression: expected auroc, ap or loss, found 'macro_plus_min'"
+        )
+    binary = [task.name for task in spec.main_tasks if task.kind == "binary"]
     if monitor == "f1" and binary:
         raise ConfigError(
             f"training.monitor: f1 is watched of multiclass tasks, by their most probable class; task {binary[0]} is "
@@ -103,15 +152,17 @@ def check_monitor(spec: Spec, monitor: Monitor) -> None:
 
 
 def undefined_folds(spec: Spec, training: TrainingConfig, folds: Folds, everything: Batch) -> list[bool]:
-    """Whether each fold's validation rows leave the watched score undefined, so that the loss stops it.
+    """Whether each fold's validation rows leave the watched score of a main task undefined, so that the loss stops it.
 
     Raises:
-        ConfigError: a score that is not watched of such a task, see :func:`check_monitor`.
+        ConfigError: a score that is not watched of such a task, see :func:`check_monitor`; a sampler without a task to
+            go by.
         DataError: the configuration says ``undefined: refuse``, or there is nothing to watch instead: no known label
             in a fold, or a score that is undefined on the validation rows of all folds together.
     """
     check_monitor(spec, training.monitor)
-    tasks = [(t, everything.targets[t.name].numpy(), everything.known[t.name].numpy()) for t in spec.tasks]
+    check_sampler(spec, training.sampler)
+    tasks = [(t, everything.targets[t.name].numpy(), everything.known[t.name].numpy()) for t in spec.main_tasks]
     for name, rows in zip(folds.names, folds.val, strict=True):
         if not any(known[rows].any() for _, _, known in tasks):
             raise DataError(f"{name}: expected known labels among the validation rows, by which it stops, found none")

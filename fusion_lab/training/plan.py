@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -18,21 +18,46 @@ from fusion_lab.data.scaling import Scaler
 from fusion_lab.objectives import Objective
 from fusion_lab.training.augmentation import AugmentationConfig
 from fusion_lab.training.optimiser import OptimiserConfig
+from fusion_lab.training.sampling import SamplerConfig
 from fusion_lab.zoo import Model
 
 Mode = Literal["stacked", "loop"]
-Monitor = Literal["auroc", "ap", "f1", "loss"]
+Monitor = Literal["auroc", "ap", "macro_plus_min", "f1", "loss"]
+
+
+class Goal(NamedTuple):
+    """What trainings and models are judged by: a score of each main task, and how much of it all is the lowest one, the
+    rest being their mean.
+    """
+
+    monitor: Monitor
+    min_weight: float = 0.0
+
+    @classmethod
+    def of(cls, goal: Goal | str) -> Goal:
+        """Also from the name of a monitor that is a plain mean over tasks."""
+        if isinstance(goal, Goal):
+            return goal
+        assert goal in get_args(Monitor) and goal != "macro_plus_min", f"{goal}: no goal by itself"
+        return cls(cast(Monitor, goal))
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Goal:
+        """From ``monitor`` and ``min_weight`` of a training's settings, which may be texts."""
+        share = float(settings["min_weight"]) if settings["monitor"] == "macro_plus_min" else 0.0
+        return cls(settings["monitor"], share)
 
 
 class TrainingConfig(Config):
     """How long and how folds are trained.
 
     ``monitor`` is the validation score that stops a fold and picks its epoch, and the objective of a search: the mean
-    over tasks of ``auroc``, ``ap`` or ``f1`` (R2 for a regression), or minus the validation ``loss``. ``f1`` is the
-    macro F1 of the most probable class, of multiclass tasks alone: that of a binary task depends on a threshold, which
-    is tuned on the same rows. A fold in which the score is undefined (validation rows that lack a class) stops by its
-    validation loss. ``undefined`` says what the mean over folds becomes then: ``pooled``, the score of the pooled
-    validation predictions of all folds, or ``refuse``.
+    over main tasks of ``auroc``, ``ap`` or ``f1`` (R2 for a regression), or minus the validation ``loss``. ``f1`` is
+    the macro F1 of the most probable class, of multiclass tasks alone: that of a binary task depends on a threshold,
+    which is tuned on the same rows. ``macro_plus_min`` is ``1 - min_weight`` times the mean over main tasks of the
+    average precision plus ``min_weight`` times the lowest. A fold in which the score is undefined (validation rows that
+    lack a class) stops by its validation loss. ``undefined`` says what the mean over folds becomes then: ``pooled``,
+    the score of the pooled validation predictions of all folds, or ``refuse``.
 
     ``restore`` says which weights a fold keeps: those of its ``best`` epoch, or of the ``last`` one, without patience.
     Where validation rows are few, or of other people than those asked about, the best epoch is one that chance chose,
@@ -42,6 +67,11 @@ class TrainingConfig(Config):
     comes out: those of every task's own best epoch, by the score of this task that the curves show, those of the best
     epoch by ``monitor``, and the last ones; see :mod:`fusion_lab.training.checkpoints`.
 
+    ``sampler`` draws rows with rare positive labels more often, see
+    :class:`~fusion_lab.training.sampling.SamplerConfig`; ``null``: an epoch is every training row once. The optimiser
+    takes a step for every ``accumulate`` mini-batches, and at the end of an epoch, see
+    :class:`~fusion_lab.training.accumulation.Accumulation`.
+
     ``mode`` says how folds are computed, which decides the time and not what comes out: all in one step (``stacked``),
     one after the other (``loop``), or whichever of the two is quicker here (``auto``). ``stack_size`` folds share a
     step; ``null`` for all.
@@ -49,14 +79,22 @@ class TrainingConfig(Config):
 
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(32, ge=2)
+    accumulate: int = Field(1, ge=1)
+    sampler: SamplerConfig | None = None
     patience: int = Field(15, ge=1)
     restore: Literal["best", "last"] = "best"
     checkpoints: Literal["restored", "all"] = "restored"
     monitor: Monitor = "auroc"
+    min_weight: float = Field(0.4, ge=0.0, le=1.0)
     undefined: Literal["pooled", "refuse"] = "pooled"
     mode: Literal["auto", "stacked", "loop"] = "auto"
     stack_size: int | None = Field(None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def goal(self) -> Goal:
+        """What the training is judged by."""
+        return Goal.read({"monitor": self.monitor, "min_weight": self.min_weight})
 
     def pick_device(self) -> torch.device:
         """CUDA where there is one and ``device`` is auto.

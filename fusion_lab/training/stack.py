@@ -113,9 +113,9 @@ class Stack:
 
     @torch.no_grad()
     def losses(self, output: Output, batch: Batch, class_weights: Leaves) -> Tensor:
-        """The objective of each fold ``[K]`` for answers already given."""
+        """What the main tasks have in the objective of each fold ``[K]``, for answers already given."""
         folds = range(len(batch.weight))
-        return torch.stack([self.objective(*_part((output, batch, class_weights), k)) for k in folds])
+        return torch.stack([self.objective.of_main_tasks(*_part((output, batch, class_weights), k)) for k in folds])
 
     def _losses(
         self, weights: Leaves, batch: Batch, noise: Tensor, class_weights: Leaves

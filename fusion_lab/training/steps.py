@@ -11,11 +11,13 @@ from torch import Tensor
 
 from fusion_lab.blocks.randomness import draw_noise, generator
 from fusion_lab.contracts import Batch
+from fusion_lab.training.accumulation import Accumulation
 from fusion_lab.training.augmentation import augment
 from fusion_lab.training.batches import Padded, draw, gather
 from fusion_lab.training.leaves import Leaves, take
 from fusion_lab.training.optimiser import StackedAdamW, learning_rate
 from fusion_lab.training.plan import Plan
+from fusion_lab.training.sampling import row_weights
 from fusion_lab.training.stack import Stack
 from fusion_lab.training.targets import TargetScale
 
@@ -35,6 +37,7 @@ class Steps:
         of_task = plan.objective.class_weights(everything.targets, everything.known, rows)
         self._class_weights = {task: weights.to(plan.device, plan.dtype) for task, weights in of_task.items()}
         self.of_all = TargetScale.fit(tasks, everything, rows).to(plan.device)
+        self._row_weights = _row_weights(plan, everything)
         self._draws: int | None = None  # of a step in each fold; all steps have rows of one number
         self.select(list(range(len(plan.folds))))
 
@@ -57,18 +60,20 @@ class Steps:
         """One pass of every running fold over its training rows, or the first ``most`` steps of it; means over their
         rows, of each fold ``[A]``: of :data:`LOSS` and of every penalty by its name.
         """
-        rates = self.rates(epoch)
+        taken = Accumulation(optimiser, self.plan.training.accumulate, self.rates(epoch))
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(self.alive)))
         count = torch.zeros(len(self.alive))
-        for step, rows in enumerate(islice(draw(self.plan, self.alive, epoch), most)):
+        for step, rows in enumerate(islice(draw(self.plan, self.alive, epoch, self._row_weights), most)):
             batch, noise = self._input(stack, rows, epoch * 1_000_000 + step)
             active = [bool(fold.any()) for fold in rows[1]]
             counted = torch.from_numpy(rows[1].sum(axis=1)).float()
             for part in stack.gradients(weights, batch, noise, self.class_weights, active):
-                optimiser.step(part.folds, part.gradients, active, rates)
+                taken.add(part, counted)
                 for name, values in {LOSS: part.losses, **part.penalties}.items():
                     total[name][part.folds] += values.float().cpu() * counted[part.folds]
+            taken.end_batch(counted)
             count += counted
+        taken.end_epoch()
         return {name: summed / count for name, summed in total.items()}
 
     def batch(self, rows: Padded) -> Batch:
@@ -85,3 +90,11 @@ class Steps:
             self._draws = stack.draws(batch)
         noise = np.stack([draw_noise(self._draws, plan.seed, plan.trial, "dropout", name, place) for name in names])
         return batch, torch.from_numpy(noise).to(plan.device)
+
+
+def _row_weights(plan: Plan, everything: Batch) -> list[np.ndarray] | None:
+    """How likely each fold's training rows are drawn; ``None``: each once."""
+    sampler, tasks = plan.training.sampler, plan.dataset.spec.main_tasks
+    if sampler is None:
+        return None
+    return [row_weights(tasks, everything, np.flatnonzero(members), sampler) for members in plan.folds.train]

@@ -1,5 +1,5 @@
 """``python tests/bench``: this product against a PyTorch loop, Lightning and skorch, on the same cross-validations, and
-against pandas, on the same raw file.
+against pandas, on the same raw file, and against RDKit's own functions, on the same molecules.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import results
-from rounds import Failed, Request, race, read, train_all, write_cases
+from rounds import Failed, Request, describe, race, read, train_all, write_cases
 from settings import (
     CASES,
     CONTENDERS,
+    FINGERPRINTS,
+    MOLECULES,
     OURS,
     PACKAGES,
     PARAMETERS,
     QUICK,
     QUICK_MODELS,
+    QUICK_MOLECULES,
     QUICK_READ_ROWS,
     READ_ROUNDS,
     READ_ROWS,
@@ -31,7 +34,7 @@ from settings import (
 )
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
-ALL = [*CASES, READING]
+ALL = [*CASES, READING, FINGERPRINTS]
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,9 +55,10 @@ def count(text: str) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="bench", description=__doc__)
     add = parser.add_argument
-    add("--case", nargs="+", choices=ALL, default=ALL, help="what is trained, or read (default all)")
+    add("--case", nargs="+", choices=ALL, default=ALL, help="what is trained, read or described (default all)")
     add("--d-model", type=int, nargs="+", choices=list(PARAMETERS), default=list(PARAMETERS), help="widths")
-    often = f"cross-validations of each contender, and {READ_ROUNDS} readings each, after a first one (default 3)"
+    beside = f"{READ_ROUNDS} readings and descriptions each"
+    often = f"cross-validations of each contender, and {beside}, after a first one (default 3)"
     add("--rounds", type=count, default=3, help=often)
     add("--epochs", type=count, help="epochs of each cross-validation (default 2 of relapse, 1 of activity)")
     add("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help="who takes part")
@@ -90,7 +94,7 @@ def _judged(names: list[str]) -> bool:
 
 def models_of(options: argparse.Namespace) -> list[str]:
     """The cases in which something is trained."""
-    return [case for case in options.case if case != READING]
+    return [case for case in options.case if case in CASES]
 
 
 def taking_part(options: argparse.Namespace, case: str) -> list[str]:
@@ -110,7 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
     if READING in options.case:
         found[READING] = results.reading(read_raw(options))
         unequal += results.read_too_differently(found[READING])
-        found["equal"] = not unequal
+    if FINGERPRINTS in options.case:
+        found[FINGERPRINTS] = results.reading(describe_molecules(options), results.RDKIT)
+        unequal += results.described_too_differently(found[FINGERPRINTS])
+    found["equal"] = not unequal
     results.write(options.output, found)
     report(found, parts, unequal, options.output)
     return FAILED if unequal or (options.gate and not found["gate"]["passed"]) else 0
@@ -141,6 +148,13 @@ def read_raw(options: argparse.Namespace) -> dict[str, Any]:
     rows, rounds = (QUICK_READ_ROWS, 1) if options.quick else (READ_ROWS, READ_ROUNDS * options.rounds)
     tell(f"reading: {rows:,} rows of raw text, {rounds} rounds")
     return read(rows, rounds)
+
+
+def describe_molecules(options: argparse.Namespace) -> dict[str, Any]:
+    """What fingerprints, descriptors and scaffolds take, by the product and by RDKit's own functions."""
+    molecules, rounds = (QUICK_MOLECULES, 1) if options.quick else (MOLECULES, READ_ROUNDS * options.rounds)
+    tell(f"fingerprints: {molecules:,} molecules, {rounds} rounds")
+    return describe(molecules, rounds)
 
 
 def settings_of(options: argparse.Namespace) -> list[Settings]:
@@ -176,6 +190,8 @@ def report(found: dict[str, Any], parts: dict[Settings, dict[str, Any]], unequal
             print("", *results.table(one.title, part), sep="\n")
     if READING in found:
         print("", *results.reading_table(found[READING]), sep="\n")
+    if FINGERPRINTS in found:
+        print("", *results.fingerprints_table(found[FINGERPRINTS]), sep="\n")
     if "gate" in found:
         print("", *results.verdict_lines(found["gate"]), sep="\n")
     for sentence in unequal:

@@ -32,7 +32,7 @@ what is timed: two matrices whose gradients were laid out wrongly showed as 4e-4
 APART = 1e-6
 """How far apart numbers may be that the product and pandas read, as a share: float32, which ours are, is 6e-8."""
 
-PANDAS = "pandas"
+PANDAS, RDKIT = "pandas", "rdkit"
 
 PACKAGES = ("torch", "lightning", "skorch", "scikit-learn", "numpy", "pandas", "pyarrow")
 
@@ -79,21 +79,27 @@ def ratios(taken: Taken, own: Collection[str] = OURS) -> dict[str, dict[str, Any
     }
 
 
-def reading(found: dict[str, Any]) -> dict[str, Any]:
-    """With rates, in rows a second by the clock, and the product's over pandas': of its ways of reading, by wall and by
-    CPU time.
+def reading(found: dict[str, Any], opponent: str = PANDAS) -> dict[str, Any]:
+    """With rates, in rows a second by the clock, and the product's over the opponent's: of its ways of reading, by wall
+    and by CPU time.
     """
     readers = {
         name: of | {"rate": found["rows"] / median(one["wall"] for one in of["rounds"])}
         for name, of in found["readers"].items()
     }
-    return found | {"readers": readers, "ratios": ratios(readers, [name for name in readers if name != PANDAS])}
+    return found | {"readers": readers, "ratios": ratios(readers, [name for name in readers if name != opponent])}
 
 
 def read_too_differently(found: dict[str, Any]) -> list[str]:
     """A sentence where the product has read other numbers than pandas."""
     apart = found["difference"]
     return [] if apart <= APART else [f"reading: numbers differ by {apart:.1e}, expected at most {APART:.0e}"]
+
+
+def described_too_differently(found: dict[str, Any]) -> list[str]:
+    """A sentence where the product makes other values of a molecule than RDKit's own functions."""
+    apart = found["difference"]
+    return [] if apart <= APART else [f"fingerprints: values differ by {apart:.1e}, expected at most {APART:.0e}"]
 
 
 def _ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -195,12 +201,21 @@ def table(title: str, part: dict[str, Any]) -> list[str]:
 
 def reading_table(found: dict[str, Any]) -> list[str]:
     """Who reads, a line each: rows a second, seconds, and how many times pandas' rate that is."""
-    title = f"reading: {found['rows']:,} rows of raw text, {found['bytes'] / 1e6:.0f} MB"
-    lines = [title, f"{'':10} {'rows/s':>9} {'CPU s':>7} {'wall s':>7}  {'rate / pandas':>20} {'by CPU time':>20}"]
+    return _rates(f"reading: {found['rows']:,} rows of raw text, {found['bytes'] / 1e6:.0f} MB", found, PANDAS)
+
+
+def fingerprints_table(found: dict[str, Any]) -> list[str]:
+    """Who describes molecules, a line each, as of reading."""
+    return _rates(f"fingerprints: {found['rows']:,} molecules", found, RDKIT)
+
+
+def _rates(title: str, found: dict[str, Any], opponent: str) -> list[str]:
+    against_whom = f"rate / {opponent}"
+    lines = [title, f"{'':10} {'rows/s':>9} {'CPU s':>7} {'wall s':>7}  {against_whom:>20} {'by CPU time':>20}"]
     for name, of in found["readers"].items():
         cpu, wall = (median(one[kind] for one in of["rounds"]) for kind in ("cpu", "wall"))
         line = f"{name:10} {of['rate']:9,.0f} {cpu:7.2f} {wall:7.2f}"
-        against = found["ratios"].get(name, {}).get(PANDAS)
+        against = found["ratios"].get(name, {}).get(opponent)
         lines.append(f"{line}  {_range(against, 'wall')} {_range(against, 'cpu')}" if against else line)
     return lines
 

@@ -105,6 +105,15 @@ def read(rows: int, rounds: int) -> dict[str, Any]:
     return _answers("reading: expected times", "reading_case.py", (rows, rounds))[0]
 
 
+def describe(molecules: int, rounds: int) -> dict[str, Any]:
+    """What describing so many molecules takes: :func:`fingerprints_case.measure`.
+
+    Raises:
+        Failed: it could not be measured.
+    """
+    return _answers("fingerprints: expected times", "fingerprints_case.py", (molecules, rounds))[0]
+
+
 def _answers(expected: str, program: str, request: Any) -> list[Any]:
     """The lines that a program of its own answers a request with."""
     command = [sys.executable, str(HERE / program), json.dumps(request)]

@@ -75,6 +75,12 @@ READ_ROWS, QUICK_READ_ROWS = 150_000, 3_000
 READ_ROUNDS = 5
 """For each round of the cross-validations, which take longer."""
 
+FINGERPRINTS = "fingerprints"
+"""The case in which molecules are described."""
+
+MOLECULES, QUICK_MOLECULES = 640, 60
+"""That are described, in one process."""
+
 TAKE_PART = {"relapse": tuple(CONTENDERS), "activity": ("stacked", "loop", "plain", "lightning")}
 """The contenders of each case."""
 

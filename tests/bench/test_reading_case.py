@@ -66,6 +66,7 @@ def test_rates_are_rows_a_second_and_ratios_of_the_same_round():
     assert ours.count("1.00 (0.50-3.00)") == 2 and "(" not in theirs
 
 
+@pytest.mark.slow
 def test_every_reader_is_timed_in_every_round():
     found = measure(ROWS, rounds=2)
     assert found["rows"] == ROWS and found["difference"] <= APART

@@ -15,6 +15,7 @@ import pytest
 import torch
 from activity_material import sessions, write_parquet
 from data_miniature import write_follow_up, write_miniature
+from molecules_material import made, write_archive
 from oncology_material import write_layout
 from torch import Tensor
 
@@ -132,10 +133,28 @@ def _requalified(tree: dict[str, Any], file: Path) -> dict[str, Any]:
     return tree
 
 
+def molecules_example(folder: Path) -> Example:
+    write_archive(folder, made(90, groups=GROUPS))
+    files = sorted(folder.iterdir())
+    return Example({"root": str(folder)}, tuple(lambda tree, f=f: _rewritten(tree, f) for f in files))
+
+
+def _rewritten(tree: dict[str, Any], file: Path) -> dict[str, Any]:
+    if file.suffix == ".npz":
+        with np.load(file) as opened:
+            arrays = dict(opened)
+        arrays["desc2d"][0, 0] += np.float32(1.0)
+        np.savez(file, **arrays)
+    else:
+        file.write_bytes(file.read_bytes() + b"\n")
+    return tree
+
+
 EXAMPLES: dict[str, Callable[[Path], Example]] = {
     "synthetic": synthetic_example,
     "table": table_example,
     "activity": activity_example,
+    "molecules": molecules_example,
     "oncology": oncology_example,
 }
 

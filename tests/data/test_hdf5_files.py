@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fusion_lab.contracts import DataError
 from fusion_lab.data.array_files import ArrayPlace, read_features
-from fusion_lab.data.hdf5_files import open_hdf5
+from fusion_lab.data.hdf5_files import longest_text, open_hdf5
 from fusion_lab.data.oncology.reading import read_embedded
 from fusion_lab.data.oncology.settings import FileConfig
 from fusion_lab.data.readers import read_table
@@ -64,3 +64,32 @@ def test_what_is_no_hdf5_is_the_librarys_to_refuse(tmp_path, content):
     (tmp_path / "a.h5").write_bytes(content)
     with pytest.raises(OSError):
         open_hdf5(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_text_longer_than_the_file_is_refused_before_room_is_made_for_it(tmp_path, read):
+    path, length = written(tmp_path), 2**32 - 2
+    with h5py.File(path) as file:
+        place = file["ids"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[place + 16 : place + 20] = length.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"expected texts that fit the file, found one of {length} bytes"):
+        read(path)
+
+
+WORD = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=50)
+
+
+@settings(max_examples=30)
+@given(words=st.lists(WORD, min_size=1, max_size=30), chunk=st.sampled_from([None, 1, 4]))
+def test_the_longest_text_is_that_of_the_file(tmp_path_factory, words, chunk):
+    """Where it is not compressed."""
+    path = tmp_path_factory.mktemp("longest") / "a.h5"
+    chunks = chunk and (min(chunk, len(words)),)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=words, dtype=h5py.string_dtype(), chunks=chunks)
+        file.create_dataset("zipped", data=words, dtype=h5py.string_dtype(), compression="gzip")
+    with open_hdf5(path) as file:
+        assert longest_text(file["x"]) == max(len(word.encode()) for word in words)
+        assert longest_text(file["zipped"]) == 0

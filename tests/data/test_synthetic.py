@@ -430,3 +430,25 @@ def test_settings_that_cannot_be_used_are_refused(tree, message):
 def test_settings_round_trip_through_plain_values():
     config = SyntheticConfig(groups=5, planted="pointer")
     assert validate(SyntheticConfig, config.model_dump(mode="json"), "demo.yaml") == config
+
+
+def test_rows_count_unevenly_in_the_tasks_that_are_said_to():
+    tasks = {"even": SyntheticTask(), "uneven": SyntheticTask(uneven=0.5)}
+    data = load(SyntheticConfig(rows=4000, tasks=tasks))
+    assert set(data.emphasis) == {"uneven"}
+    assert abs(data.emphasis["uneven"].mean() - 1) < 0.05 and data.emphasis["uneven"].min() > 0
+    assert abs(data.emphasis["uneven"].log().std() - 0.5) < 0.05
+    batch = data.gather(torch.tensor([[3, 1], [2, 0]]))
+    assert torch.equal(batch.emphasis["uneven"], data.emphasis["uneven"][torch.tensor([[3, 1], [2, 0]])])
+    even = load(SyntheticConfig(rows=4000, tasks={"even": SyntheticTask(), "uneven": SyntheticTask()}))
+    assert torch.equal(even.targets["uneven"], data.targets["uneven"])
+    assert even.provenance.digest != data.provenance.digest
+
+
+def test_auxiliary_tasks_are_named_in_the_spec_and_cannot_be_all():
+    made = spec(
+        SyntheticConfig(tasks={"main": SyntheticTask(), "help": SyntheticTask(kind="regression", auxiliary="abs")})
+    )
+    assert [task.name for task in made.main_tasks] == ["main"] and made.task("help").auxiliary == "abs"
+    with pytest.raises(ConfigError, match="expected one that is not auxiliary, found none"):
+        validate(SyntheticConfig, {"tasks": {"help": {"auxiliary": "abs"}}}, "test")

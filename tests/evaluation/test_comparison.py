@@ -303,3 +303,89 @@ def test_a_stranger_is_named_and_the_others_are_compared():
     assert found.contrast("b", "accuracy") is not None and found.contrast("c", "accuracy") is None
     pooled = pooled_score(entries[2].rows, (TASK,), ACCURACY.of)
     assert found.standing("c", "accuracy").value == pytest.approx(pooled)  # folds are of one size
+
+
+FIRST, SECOND = (Task(name, "binary", ("no", "yes")) for name in ("first", "second"))
+HELPER = Task("third", "regression", auxiliary="more")
+NAMED = {"first": "ap", "second": "ap", "third": "r2"}
+
+
+def of_three(name, seed=0, skill=0.5, lacking=()):
+    """Two main tasks, and an auxiliary one that is answered anyhow; no positives in the ``lacking`` folds' first."""
+    one = made_entry(name, task=BINARY)
+    rng, p = np.random.default_rng(seed), one.predictions
+    target = {n: (rng.random(len(p.fold)) < 0.4).astype(float) for n in ("first", "second")}
+    target["first"][np.isin(p.fold, lacking)] = 0
+    score = {n: (skill * y + rng.random(len(y))) / 2 for n, y in target.items()} | {"third": rng.random(len(p.fold))}
+    target["third"] = rng.normal(size=len(p.fold))
+    known = {n: np.ones(len(p.fold), bool) for n in target}
+    made = Predictions(p.fold, p.split, p.row, target, known, score)
+    return replace(one, tasks=(FIRST, HELPER, SECOND), predictions=made)
+
+
+def as_entry_of(entry, other):
+    """The same with another's answers."""
+    p = other.predictions
+    return replace(other, predictions=replace(p, target=entry.predictions.target, score=p.score))
+
+
+def test_what_the_lowest_task_takes_part_in_has_its_parts_beside_it():
+    tasks = (FIRST, HELPER, SECOND)
+    found = {m.key: (dict(m.of), m.min_weight) for m in measures(tasks, NAMED, "macro_plus_min", 0.4)}
+    both = {"first": "ap", "second": "ap"}
+    assert {key: found[key] for key in list(found)[:3]} == {
+        "macro_plus_min": (both, 0.4),
+        "ap": (both, 0.0),
+        "min_ap": (both, 1.0),
+    }
+    assert all(set(of) == {"first", "second"} for of, _ in found.values())
+    assert [m.key for m in measures(tasks, NAMED, "ap")][0] == "ap"
+    assert "min_ap" not in {m.key for m in measures((FIRST, HELPER), NAMED, "macro_plus_min", 0.4)}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_standings_and_contrasts_weigh_the_lowest_of_the_main_tasks(share):
+    entry = of_three("a", skill=1.0)
+    other = as_entry_of(entry, of_three("b", seed=1))
+    score, *_ = measures(entry.tasks, NAMED, "score", share)
+
+    def each(which, split):
+        parts = [which.predictions.of(split, k) for k in range(which.count)]
+        return np.array([[measure(t, "ap", p.target[t.name], p.score[t.name]) for p in parts] for t in (FIRST, SECOND)])
+
+    for split in ("test", "val"):
+        values = (1 - share) * each(entry, split).mean(0) + share * each(entry, split).min(0)
+        standing = next(s for s in standings(entry, score) if s.split == split)
+        assert standing.folds == pytest.approx(tuple(values))
+        assert standing.value == pytest.approx(values.mean())
+        assert not standing.pooled
+    by_fold, pooled = contrast(entry, other, [score])
+    theirs = (1 - share) * each(other, "test").mean(0) + share * each(other, "test").min(0)
+    assert by_fold.difference.value == pytest.approx(next(iter(standings(entry, score))).value - theirs.mean())
+    for which, value in ((entry, pooled.ours), (other, pooled.theirs)):
+        part = which.predictions.of("test")
+        whole = [measure(t, "ap", part.target[t.name], part.score[t.name]) for t in (FIRST, SECOND)]
+        assert value == pytest.approx((1 - share) * np.mean(whole) + share * min(whole))
+    assert pooled.difference.value == pytest.approx(pooled.ours - pooled.theirs)
+
+
+def test_a_fold_without_positives_leaves_the_lowest_task_to_the_pooled_rows():
+    entry = of_three("a", lacking=(2,))
+    score, *_ = measures(entry.tasks, NAMED, "score", 0.4)
+    standing = next(iter(standings(entry, score)))
+    part = entry.predictions.of("test")
+    pooled = measure(FIRST, "ap", part.target["first"], part.score["first"])
+    folds = [entry.predictions.of("test", k) for k in range(entry.count)]
+    other = np.mean([measure(SECOND, "ap", p.target["second"], p.score["second"]) for p in folds])
+    assert standing.pooled
+    assert np.isnan(standing.folds[2])
+    assert standing.value == pytest.approx(0.6 * (pooled + other) / 2 + 0.4 * min(pooled, other))
+    assert np.isnan([standing.low, standing.high]).all()
+
+
+def test_auxiliary_answers_change_nothing():
+    entry = of_three("a")
+    p = entry.predictions
+    worse = replace(entry, predictions=replace(p, score={**p.score, "third": -9 * p.score["third"]}))
+    for score in measures(entry.tasks, NAMED, "macro_plus_min", 0.4):
+        assert repr(standings(entry, score)) == repr(standings(worse, score))

@@ -1,6 +1,9 @@
 """Scores of folds against scikit-learn on each fold's rows, and the rules about undefined folds."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, mean_absolute_error, r2_score, roc_auc_score
 
@@ -14,6 +17,7 @@ from fusion_lab.evaluation.thresholds import best_f1_threshold
 FOLDS, ROWS = 4, 30
 DEATH, RELAPSE = Task("death", "binary", ("no", "yes")), Task("relapse", "binary", ("no", "yes"))
 SPEC = Spec((), (DEATH, RELAPSE))
+TASKS = ("death", "relapse")
 
 
 def _predictions(seed=0, tasks=("death", "relapse")):
@@ -79,11 +83,63 @@ def test_validation_scores_cannot_see_test_rows():
     assert objective(predictions, SPEC) == objective(_predictions(), SPEC)
 
 
-def test_mean_over_tasks_is_taken_per_fold():
+def test_mean_over_tasks_is_taken_per_fold_and_the_lowest_average_precision_beside_it():
     table = score_folds(_predictions(), SPEC).table.set_index(["task", "split", "fold", "metric"]).sort_index()
-    mean = (table.loc["death", "value"] + table.loc["relapse", "value"]) / 2
-    assert table.loc["", "value"].to_dict() == pytest.approx(mean.to_dict())
-    assert (table.loc["", "n"] == table.loc["death", "n"] + table.loc["relapse", "n"]).all()
+    both = pd.concat([table.loc["death"], table.loc["relapse"]], axis=1, keys=("death", "relapse"))
+    values, rows = both.xs("value", axis=1, level=1), both.xs("n", axis=1, level=1)
+    lowest = values.xs("ap", level="metric", drop_level=False).min(axis=1).rename({"ap": "min_ap"})
+    assert table.loc["", "value"].to_dict() == pytest.approx({**values.mean(axis=1), **lowest})
+    counted = table.loc["", "n"].drop("min_ap", level="metric")
+    assert counted.to_dict() == rows.sum(axis=1).to_dict()
+
+
+def test_the_lowest_average_precision_of_one_task_is_not_told():
+    alone = Spec((), (DEATH, replace(RELAPSE, auxiliary="more")))
+    for spec in (Spec((), (DEATH,)), alone):
+        table = score_folds(_predictions(), spec).table
+        assert "ap" in set(table[table["task"] == ""]["metric"])
+        assert "min_ap" not in set(table["metric"])
+
+
+def test_auxiliary_tasks_are_scored_and_in_no_mean():
+    predictions = _predictions()
+    helped = Spec((), (DEATH, replace(RELAPSE, auxiliary="more")))
+    scores, alone = (score_folds(predictions, spec) for spec in (helped, Spec((), (DEATH,))))
+    for kind in ("table", "pooled"):
+        own, expected = (getattr(found, kind) for found in (scores, alone))
+        assert set(own["task"]) == {"death", "relapse", ""}
+        kept = own[own["task"] != "relapse"].reset_index(drop=True)
+        assert kept.equals(expected)
+    assert objective(predictions, helped, "ap") == objective(predictions, Spec((), (DEATH,)), "ap")
+
+
+def test_an_undefined_auxiliary_task_leaves_the_objective_as_it_is():
+    predictions, helped = _predictions(), Spec((), (DEATH, replace(RELAPSE, auxiliary="more")))
+    before = objective(predictions, helped, "ap", "refuse")
+    assert objective(_one_class(predictions, "relapse", 1), helped, "ap", "refuse") == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_objective_weighs_the_lowest_task_in_each_fold(share):
+    predictions = _predictions()
+    each = np.array(
+        [[average_precision_score(*_known(predictions, task, "val", k)) for k in range(FOLDS)] for task in TASKS]
+    )
+    expected = ((1 - share) * each.mean(0) + share * each.min(0)).mean()
+    assert objective(predictions, SPEC, "ap", min_weight=share)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_fold_without_positives_counts_with_the_pooled_score_and_never_with_0(share):
+    predictions = _one_class(_predictions(), "death", fold=2)
+    pooled = average_precision_score(*_known(predictions, "death", "val"))
+    other = np.mean([average_precision_score(*_known(predictions, "relapse", "val", k)) for k in range(FOLDS)])
+    expected = (1 - share) * (pooled + other) / 2 + share * min(pooled, other)
+    value, (note,) = objective(predictions, SPEC, "ap", min_weight=share)
+    assert value == pytest.approx(expected)
+    assert "no row of class 'yes'" in note
+    with pytest.raises(DataError, match="expected validation ap to be defined in every fold"):
+        objective(predictions, SPEC, "ap", "refuse", share)
 
 
 def test_summary_is_mean_deviation_and_corrected_interval():
@@ -101,7 +157,8 @@ def test_summary_is_mean_deviation_and_corrected_interval():
     pooled = summary.loc[("test", "death", "auroc"), "pooled"]
     assert pooled == pytest.approx(roc_auc_score(*_known(predictions, "death", "test")))
     both = summary.loc["val", "pooled"].unstack("task")
-    assert both[""].to_dict() == pytest.approx(((both["death"] + both["relapse"]) / 2).to_dict())
+    lowest = both.loc["ap", ["death", "relapse"]].min()
+    assert both[""].to_dict() == pytest.approx({**both[["death", "relapse"]].dropna().mean(axis=1), "min_ap": lowest})
 
 
 def test_a_mean_over_fewer_folds_is_never_shown():
@@ -224,7 +281,8 @@ def test_tasks_of_different_kinds_share_the_metrics_they_have_in_common():
     predictions.known["site"] = np.ones(count, bool)
     spec = Spec((), (DEATH, Task("site", "multiclass", ("a", "b", "c"))))
     table = score_folds(predictions, spec).table
-    assert set(table[table["task"] == ""]["metric"]) == METRICS["binary"].keys() & METRICS["multiclass"].keys()
+    shared = METRICS["binary"].keys() & METRICS["multiclass"].keys()
+    assert set(table[table["task"] == ""]["metric"]) == shared | {"min_ap"}
     assert table[table["task"] == "site"]["n_positive"].isna().all()
     with pytest.raises(ConfigError, match=r"'site', found 'brier'"):
         objective(predictions, spec, "brier")

@@ -1,14 +1,7 @@
-"""One tracking store, made once; a fresh working folder with a copy of it for each test."""
-
-from pathlib import Path
+"""A fresh working folder with a copy of the empty tracking store for each test."""
 
 import pytest
-from jobs_stage import Stage, make_store
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    return make_store(tmp_path_factory.mktemp("empty_store"))
+from jobs_stage import Stage
 
 
 @pytest.fixture

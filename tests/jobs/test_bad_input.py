@@ -483,9 +483,7 @@ def test_a_damaged_journal(stage, capsys):
     ("arguments", "says"),
     [
         (("hpo", "--experiment=nope"), ("experiments/nope.yaml: expected", "did you mean")),
-        (("hpo", "--experiment=tiny", "--trials=x"), ("--trials", "'x'")),
         (("train", "--experiment=mine"), ("data/clinic.csv: line 5, column 'age': expected", "'old'")),
-        (("hpo", "--experiment=mine"), ("data/clinic.csv: line 5, column 'age': expected", "'old'")),
     ],
 )
 def test_a_process_that_is_refused(arguments, says, tables):

@@ -17,8 +17,11 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fusion_lab.cli import main
 from fusion_lab.config import load_yaml
+from fusion_lab.contracts import ConfigError
 from fusion_lab.experiment import Materials, read_experiment
-from fusion_lab.jobs.hpo import find_space
+from fusion_lab.jobs.hpo import find_space, space_line
+from fusion_lab.search.space import check_space, parse_space
+from fusion_lab.search.study import read_study
 from fusion_lab.training import Diverged
 from fusion_lab.zoo.baselines import baseline_names
 
@@ -389,12 +392,64 @@ def test_the_time_budget_stops_new_trials(stage, capsys):
     assert len(stage.trials()) <= 1 and stage.running() == []
 
 
+def test_a_search_on_a_subsample_says_so_registers_nothing_and_leaves_its_best_for_all_rows(stage, capsys):
+    stage.yaml("hpo/tiny.yaml", SPACE, budget__rows=40, budget__trials=2)
+    assert main(COMMAND) == 0
+    shown = capsys.readouterr().out
+    assert "tiny: 40 rows" in shown and "a subsample: 40 of 60 rows, chosen by chance (seed 0)" in shown
+    (best,) = stage.folder.glob("studies/*/best.yaml")
+    again = f"fusion-lab train --experiment {best.relative_to(stage.folder)}"
+    assert f"searched on 40 rows alone; the best configuration on all rows: {again}" in shown
+    assert not stage.client.search_registered_models()
+    assert main(["train", f"--experiment={best}"]) == 0
+    assert "tiny: 60 rows" in capsys.readouterr().out
+
+
+def test_a_subsample_of_more_rows_than_there_are_is_refused_before_anything_is_written(stage, capsys):
+    stage.yaml("hpo/tiny.yaml", SPACE, budget__rows=61)
+    with pytest.raises(SystemExit, match="2"):
+        main(COMMAND)
+    assert "budget.rows: expected a number below that of all rows, 60, found 61" in capsys.readouterr().err
+    assert not (stage.folder / "studies").exists()
+
+
 @pytest.mark.parametrize(
     ("experiment", "space", "file"),
     [("demo", None, "demo"), ("hancock", None, "hancock"), ("demo", "token_fusion", "token_fusion")],
 )
 def test_the_space_of_an_experiment(experiment, space, file, stage):
     assert find_space(space, experiment, read_experiment(experiment)) == PROJECT / "hpo" / f"{file}.yaml"
+
+
+def test_another_family_than_that_of_the_file_gets_a_space_that_fits_it(stage):
+    own = find_space(None, "hancock", read_experiment("hancock"))
+    changed = read_experiment("hancock", {"model.family": "hcat"})
+    found = find_space(None, "hancock", changed)
+    assert (own, found) == (PROJECT / "hpo/hancock.yaml", PROJECT / "hpo/hcat.yaml")
+    check_space(parse_space(read_study(found).space, str(found)), changed.resolved(), str(found))
+    assert space_line(found, "hancock", changed) == f"the space searched is {found} ({own} is not of family hcat)"
+    assert space_line(own, "hancock", read_experiment("hancock")) == f"the space searched is {own}"
+
+
+def test_an_own_space_that_another_family_has_all_settings_of_is_taken(stage):
+    stage.yaml("hpo/tiny.yaml", {"space": {"model": {"d_model": {"choice": [8, 16]}}}})
+    changed = read_experiment("tiny", {"model.family": "hcat"})
+    own = find_space(None, "tiny", changed)
+    assert own.stem == "tiny" and space_line(own, "tiny", changed) == f"the space searched is {own}"
+
+
+def test_a_family_without_any_space_is_told_so(stage):
+    stage.yaml("hpo/tiny.yaml", {"space": {"model": {"num_fusion_layers": {"int": [1, 2]}}}})
+    changed = read_experiment("tiny", {"model.family": "sensor_fusion"})
+    with pytest.raises(
+        ConfigError, match=r"hpo/: expected a space of family sensor_fusion named tiny or sensor_fusion"
+    ):
+        find_space(None, "tiny", changed)
+
+
+def test_a_setting_that_the_files_own_family_does_not_have_stays_a_mistake_of_the_space(stage):
+    stage.yaml("hpo/tiny.yaml", {"space": {"model": {"imputer": {"choice": ["none", "vae"]}}}})
+    assert find_space(None, "tiny", read_experiment("tiny")).stem == "tiny"
 
 
 def test_an_experiment_without_a_space_gets_its_familys(stage):

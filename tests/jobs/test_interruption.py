@@ -142,7 +142,7 @@ def test_the_checkpoint_of_another_configuration_is_not_taken_up(stage, monkeypa
 
 @pytest.mark.slow
 def test_a_killed_study_is_swept_and_continues(stage, uninterrupted):
-    done = run_signalled(stage, signal.SIGKILL, "trial 1", 2, *HPO)
+    done = run_signalled(stage, signal.SIGKILL, "trial 1", 2, *HPO, figures=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = stage.trials()
     assert [t.state.name for t in left] == ["COMPLETE", "RUNNING"] and left[1].intermediate_values
@@ -181,7 +181,7 @@ def test_a_study_killed_twice_at_the_same_trial(stage, uninterrupted):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_signal_to_a_process(number, told, stage):
-    done = run_signalled(stage, number, "trial 1", 2, *HPO)
+    done = run_signalled(stage, number, "trial 1", 2, *HPO, figures=True)
     assert done.returncode == 130
     assert done.stderr == f"fusion-lab: {told}; the same command continues\n"
     assert stage.running() == [] and {run.info.status for run in stage.of_kind("study")} == {"KILLED"}

@@ -1,11 +1,13 @@
 """What stands beside what: one score per comparison, and optimistic ones marked."""
 
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from jobs_stage import SPACE, TINY
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 from subjects_material import ONE_CLASS, ROWS, subject_out
 
 from fusion_lab.cli import main
@@ -28,6 +30,7 @@ from fusion_lab.jobs.results import (
 from fusion_lab.jobs.study_report import save_study_view
 from fusion_lab.tracking import views
 from fusion_lab.training import Diverged, cross_validate
+from fusion_lab.training.plan import Goal
 
 MIXED = {"outcome": {"kind": "binary"}, "dose": {"kind": "regression"}, "grade": {"kind": "multiclass"}}
 
@@ -41,6 +44,71 @@ def made(changes=None):
 @pytest.fixture(scope="module")
 def mixed():
     return made({"data.tasks": MIXED})
+
+
+HELPED = {"outcome": {"kind": "binary"}, "dose": {"kind": "regression"}, "pace": {"kind": "regression"}}
+TWO = {"outcome": {"kind": "binary"}, "relapse": {"kind": "binary", "prevalence": 0.3}, "dose": {"kind": "regression"}}
+
+
+def with_helpers(tasks, changes=None):
+    """Regressions as auxiliary tasks."""
+    experiment = resolve(override({"name": "tiny", **TINY}, {"data.tasks": tasks, **(changes or {})}), "tiny")
+    loaded = Materials.load(experiment)
+    named = (replace(t, auxiliary="doses" if t.kind == "regression" else "") for t in loaded.spec.tasks)
+    dataset = replace(loaded.dataset, spec=replace(loaded.spec, tasks=tuple(named)))
+    materials = Materials(dataset, loaded.folds)
+    return materials, cross_validate(materials.plan(experiment)), experiment.training.goal
+
+
+def test_the_headline_is_that_of_the_main_task_alone():
+    materials, result, goal = with_helpers(HELPED)
+    scored = Scored.of("model", "model", result.predictions, materials, goal)
+    for split in ("val", "test"):
+        each = []
+        for k in range(len(materials.folds)):
+            part = result.predictions.of(split, k)
+            each.append(roc_auc_score(part.target["outcome"], part.score["outcome"]))
+        headline = scored.headlines[split]
+        assert (headline.name, headline.value) == ("AUROC", pytest.approx(np.mean(each)))
+        assert headline.folds == pytest.approx(each)
+        assert headline.low >= 0
+        assert scored.line(split, "auroc")["mean"] == pytest.approx(np.mean(each))
+    assert {"r2", "mae"} <= set(scored.summary[scored.summary["task"] == "dose"]["metric"]), "scored all the same"
+    assert headline_key(materials.spec, goal) == "auroc"
+    assert "val AUROC" in table([scored], "val", materials.spec, goal)[0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_mean_and_lowest_average_precision_are_the_headline(share):
+    changes = {"training.monitor": "macro_plus_min", "training.min_weight": share}
+    materials, result, goal = with_helpers(TWO, changes)
+    scored = Scored.of("model", "model", result.predictions, materials, goal)
+    for split in ("val", "test"):
+        parts = [result.predictions.of(split, k) for k in range(len(materials.folds))]
+        each = np.array(
+            [[average_precision_score(p.target[t], p.score[t]) for p in parts] for t in ("outcome", "relapse")]
+        )
+        expected = (1 - share) * each.mean(0) + share * each.min(0)
+        headline, part = scored.headlines[split], materials.folds.val if split == "val" else materials.folds.test
+        sizes = (float(rows.sum(1).mean()) for rows in (materials.folds.train, part))
+        low, high = corrected_interval(expected, *sizes)
+        assert headline.folds == pytest.approx(expected)
+        assert (headline.value, headline.low) == pytest.approx((expected.mean(), max(low, 0)))
+        assert headline.high == pytest.approx(min(high, 1))
+        means = {metric: scored.line(split, metric)["mean"] for metric in ("ap", "min_ap")}
+        assert means == pytest.approx({"ap": each.mean(), "min_ap": each.min(0).mean()})
+        assert headline.value == pytest.approx((1 - share) * means["ap"] + share * means["min_ap"])
+    assert headline_name(materials.spec, goal) == "macro + min AP"
+    head = table([scored], "val", materials.spec, goal)[0]
+    assert re.split(r"\s{2,}", head.strip())[-2:] == (["AP", "min AP"] if share else ["min AP", "AUROC"])
+    assert headline_key(materials.spec, goal) == "macro_plus_min"
+
+
+def test_a_goal_needs_its_share():
+    with pytest.raises(AssertionError, match="no goal by itself"):
+        Goal.of("macro_plus_min")
+    assert Goal.read({"monitor": "macro_plus_min", "min_weight": "0.3"}) == Goal("macro_plus_min", 0.3)
+    assert Goal.read({"monitor": "ap"}) == Goal.read({"monitor": "ap", "min_weight": 0.4}) == Goal.of("ap")
 
 
 @pytest.mark.parametrize("monitor", ["auroc", "ap"])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fusion_lab.objectives.losses import LOSSES, ObjectiveConfig
 
 ROWS, CLASSES = 40, 4
+BINARY = ("bce", "weighted_bce", "focal", "weighted_focal")
 ONES = torch.ones(2, dtype=torch.float64)
 logits = st.floats(-30, 30)
 
@@ -51,7 +52,7 @@ def test_weighted_bce_is_torchs_with_a_positive_weight(ratio):
     torch.testing.assert_close(LOSSES["weighted_bce"](x, y, weights, ObjectiveConfig()), expected)
 
 
-@pytest.mark.parametrize("name", ["bce", "weighted_bce", "focal"])
+@pytest.mark.parametrize("name", BINARY)
 def test_label_smoothing_mixes_the_two_labels(name):
     x, y = binary()
     config, plain = (
@@ -72,8 +73,26 @@ def test_focal_is_its_formula(x, positive, alpha, gamma):
     )
     z = x if positive else -x  # p_t = 1 / (1 + exp(-z))
     entropy = math.log1p(math.exp(-z))
-    modulation = max(1 / (1 + math.exp(z)), 1e-8) ** gamma
+    modulation = (1 / (1 + math.exp(z))) ** gamma
     assert loss.item() == pytest.approx((alpha if positive else 1 - alpha) * modulation * entropy, rel=1e-6, abs=1e-12)
+
+
+@given(x=logits, positive=st.booleans(), ratio=st.floats(0.05, 200), gamma=st.floats(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_weighted_focal_is_its_formula(x, positive, ratio, gamma):
+    weights = torch.tensor([1.0, ratio], dtype=torch.float64)
+    x, y = torch.tensor([x], dtype=torch.float64), torch.tensor([float(positive)]).double()
+    loss = LOSSES["weighted_focal"](x, y, weights, ObjectiveConfig(focal_gamma=gamma))
+    p = torch.sigmoid(x if positive else -x)
+    expected = (1 - p) ** gamma * -torch.log(p) * (ratio if positive else 1)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_weighted_focal_of_a_gamma_of_0_is_weighted_bce():
+    x, y = binary()
+    weights, config = torch.tensor([1.0, 7.0], dtype=torch.float64), ObjectiveConfig(focal_gamma=0.0)
+    expected = LOSSES["weighted_bce"](x, y, weights, config)
+    torch.testing.assert_close(LOSSES["weighted_focal"](x, y, weights, config), expected)
 
 
 def test_focal_without_modulation_is_half_the_bce():
@@ -109,12 +128,13 @@ def test_regression_losses_are_torchs(name, reference):
     torch.testing.assert_close(LOSSES[name](x, y, torch.ones(1), ObjectiveConfig()), reference(x, y, reduction="none"))
 
 
-@pytest.mark.parametrize("name", ["bce", "weighted_bce", "focal"])
+@pytest.mark.parametrize("name", BINARY)
 @pytest.mark.parametrize("extreme", [-1e4, 1e4])
-def test_binary_losses_and_gradients_are_finite_at_extreme_logits(name, extreme):
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_binary_losses_and_gradients_are_finite_at_extreme_logits(name, extreme, gamma):
     for label in (0.0, 1.0):
         x = torch.tensor([extreme], requires_grad=True)
-        loss = LOSSES[name](x, torch.tensor([label]), torch.ones(2), ObjectiveConfig())
+        loss = LOSSES[name](x, torch.tensor([label]), torch.ones(2), ObjectiveConfig(focal_gamma=gamma))
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert torch.isfinite(loss).all()
         assert torch.isfinite(gradient).all()

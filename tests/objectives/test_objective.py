@@ -1,13 +1,18 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import Batch, ConfigError, Output, Spec, Task
 from fusion_lab.objectives import Objective, ObjectiveConfig, mean_penalties
+from fusion_lab.objectives.losses import Bounds
+from fusion_lab.objectives.objective import normalised
 
 BINARY = Task("died", "binary", ("no", "yes"))
 GRADE = Task("grade", "multiclass", ("low", "mid", "high"))
@@ -67,7 +72,7 @@ def test_the_objective_is_the_weighted_sum_of_means_over_known_labels():
     torch.testing.assert_close(objective(output, batch, CLASS_WEIGHTS), expected)
 
 
-@pytest.mark.parametrize("binary", ["bce", "weighted_bce", "focal"])
+@pytest.mark.parametrize("binary", ["bce", "weighted_bce", "focal", "weighted_focal"])
 def test_an_unknown_label_moves_neither_loss_nor_gradient(binary):
     objective, output, batch = Objective(ObjectiveConfig(binary=binary), SPEC), some_output(), some_batch()
     for known in batch.known.values():
@@ -208,3 +213,175 @@ def test_settings_out_of_range_are_refused():
     for tree in ({"focal_alpha": 0.0}, {"label_smoothing": 1.0}, {"binary": "hinge"}):
         with pytest.raises(ConfigError, match=next(iter(tree))):
             validate(ObjectiveConfig, tree, "here")
+
+
+FIRST, SECOND = (Task(name, "binary", ("no", "yes")) for name in ("first", "second"))
+AUXILIARY = tuple(
+    Task(name, "regression", auxiliary=group) for name, group in (("a340", "abs"), ("a450", "abs"), ("yield", "fluo"))
+)
+MOLECULES = Spec((), (FIRST, AUXILIARY[0], SECOND, *AUXILIARY[1:]))
+MAIN, HELPERS = ("first", "second"), {"abs": ("a340", "a450"), "fluo": ("yield",)}
+
+
+def molecules(seed: int) -> tuple[Output, Batch]:
+    """Answers to two rare binary tasks and three auxiliary regressions, emphasis on all tasks but one."""
+    rng = np.random.default_rng(seed)
+    names = [task.name for task in MOLECULES.tasks]
+    targets = {n: rng.random(ROWS) < 0.4 if n in MAIN else rng.normal(size=ROWS) for n in names}
+    leaves = {
+        "heads": {n: 2 * rng.normal(size=ROWS) for n in names},
+        "targets": {n: target.astype(float) for n, target in targets.items()},
+        "known": {n: rng.random(ROWS) < 0.8 for n in names},
+        "emphasis": {n: rng.random(ROWS) * (rng.random(ROWS) < 0.9) for n in names if n != "second"},
+    }
+    heads, targets, known, emphasis = (
+        {n: torch.from_numpy(a) for n, a in leaves[kind].items()} for kind in ("heads", "targets", "known", "emphasis")
+    )
+    weight = torch.from_numpy((rng.random(ROWS) < 0.9).astype(float))
+    return Output(heads, {}, {}), Batch({}, {}, {}, {}, targets, known, weight, emphasis)
+
+
+positive = st.floats(0.01, 5)
+
+
+@st.composite
+def configs(draw) -> ObjectiveConfig:
+    bounds = st.builds(lambda floor, more: Bounds(floor=floor, ceil=1 + more), st.floats(0, 1), st.floats(0, 3))
+    return ObjectiveConfig(
+        binary="weighted_focal",
+        focal_gamma=draw(st.floats(0, 4)),
+        focal_gammas=draw(st.dictionaries(st.sampled_from(MAIN), st.floats(0, 4))),
+        task_weights=draw(st.dictionaries(st.sampled_from(MAIN), positive)),
+        normalise_weights=draw(st.none() | bounds),
+        auxiliary_weights=draw(st.dictionaries(st.sampled_from(["abs", "fluo"]), positive)),
+        regression=draw(st.sampled_from(["mse", "huber"])),
+    )
+
+
+def written_out(config: ObjectiveConfig, output: Output, batch: Batch, ratios: dict[str, float]) -> tuple[float, float]:
+    """The objective, and what main tasks have in it, row by row."""
+
+    def mean(name: str, losses: list[float]) -> float:
+        emphasis = batch.emphasis.get(name, torch.ones(ROWS)).tolist()
+        counts = [
+            w * k * e for w, k, e in zip(batch.weight.tolist(), batch.known[name].tolist(), emphasis, strict=True)
+        ]
+        return sum(w * loss for w, loss in zip(counts, losses, strict=True)) / sum(counts) if any(counts) else 0.0
+
+    def rows(name: str):
+        return zip(output.heads[name].tolist(), batch.targets[name].tolist(), strict=True)
+
+    weights = [config.task_weights.get(name, 1.0) for name in MAIN]
+    if config.normalise_weights is not None:
+        weights = [w / np.mean(weights) for w in weights]
+        weights = [min(max(w, config.normalise_weights.floor), config.normalise_weights.ceil) for w in weights]
+        weights = [w / np.mean(weights) / len(MAIN) for w in weights]
+    main = 0.0
+    for name, weight in zip(MAIN, weights, strict=True):
+        gamma, losses = config.focal_gammas.get(name, config.focal_gamma), []
+        for x, y in rows(name):
+            p = 1 / (1 + np.exp(-x if y else x))
+            losses.append((1 - p) ** gamma * -np.log(p) * (ratios[name] if y else 1))
+        main += weight * mean(name, losses)
+    total = main
+    for group, names in HELPERS.items():
+        each = []
+        for name in names:
+            apart = [abs(x - y) for x, y in rows(name)]
+            huber = [0.5 * d**2 if d < 1 else d - 0.5 for d in apart]
+            each.append(mean(name, huber if config.regression == "huber" else [d**2 for d in apart]))
+        total += config.auxiliary_weights.get(group, 1.0) * np.mean(each)
+    return total, main
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), config=configs(), ratio=st.floats(0.1, 200))
+def test_the_objective_of_main_and_auxiliary_tasks_is_its_formula(seed, config, ratio):
+    output, batch = molecules(seed)
+    ratios = {"first": ratio, "second": 3.0}
+    weights = {task.name: torch.tensor([1.0, ratios.get(task.name, 1.0)]).double() for task in MOLECULES.tasks}
+    objective = Objective(config, MOLECULES)
+    found = objective(output, batch, weights), objective.of_main_tasks(output, batch, weights)
+    assert [float(value) for value in found] == pytest.approx(written_out(config, output, batch, ratios))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), config=configs())
+def test_stacked_it_is_each_folds_own(seed, config):
+    made = [molecules(seed + k) for k in range(3)]
+    weights = {task.name: torch.rand(3, 2, dtype=torch.float64) for task in MOLECULES.tasks}
+    objective = Objective(config, MOLECULES)
+    outputs, batches = (
+        torch.utils._pytree.tree_map(lambda *each: torch.stack(each), *part) for part in zip(*made, strict=True)
+    )
+    stacked = torch.func.vmap(objective)(outputs, batches, weights)
+    each = [objective(*one, {n: w[k] for n, w in weights.items()}) for k, one in enumerate(made)]
+    torch.testing.assert_close(stacked, torch.stack(each))
+
+
+def test_emphasis_of_1_and_none_are_the_same_and_of_0_is_an_unknown_label():
+    objective, output, batch = Objective(ObjectiveConfig(), SPEC), some_output(), some_batch()
+    expected = objective(output, batch, CLASS_WEIGHTS)
+    ones = {name: torch.ones(ROWS) for name in batch.targets}
+    assert torch.equal(objective(output, batch._replace(emphasis=ones), CLASS_WEIGHTS), expected)
+    without = {name: torch.arange(ROWS) != 2 for name in batch.targets}
+    known = {name: k & without[name].reshape(-1, *[1] * (k.ndim - 1)) for name, k in batch.known.items()}
+    emphasised = objective(output, batch._replace(emphasis={n: w.float() for n, w in without.items()}), CLASS_WEIGHTS)
+    torch.testing.assert_close(emphasised, objective(output, batch._replace(known=known), CLASS_WEIGHTS))
+
+
+@given(st.lists(positive, min_size=1, max_size=6), st.floats(0, 1), st.floats(0, 4))
+def test_normalised_weights_have_mean_1_and_keep_their_order_and_their_bounds_apart(weights, floor, more):
+    bounds = Bounds(floor=floor, ceil=1 + more)
+    found = normalised(weights, bounds)
+    assert np.mean(found) == pytest.approx(1)
+    assert (np.diff(np.array(found)[np.argsort(weights)]) >= -1e-12).all()
+    assert max(found) * bounds.floor <= min(found) * bounds.ceil * (1 + 1e-9)
+
+
+def test_bounds_the_wrong_way_round_are_refused():
+    with pytest.raises(ConfigError, match="here: normalise_weights: .*a floor of at most the ceil, found 2 and 1"):
+        validate(ObjectiveConfig, {"normalise_weights": {"floor": 2.0, "ceil": 1.0}}, "here")
+
+
+def test_weights_of_positives_are_clipped_for_all_tasks_or_for_one():
+    targets = {n: (torch.arange(40) < count).float() for n, count in (("first", 2), ("second", 8))}
+    known, rows = {n: torch.ones(40).bool() for n in targets}, np.ones((2, 40), bool)
+    for clips, expected in (
+        ({}, (19.0, 4.0)),
+        ({"pos_weight_clip": 10.0}, (10.0, 4.0)),
+        ({"pos_weight_clip": 10.0, "pos_weight_clips": {"second": 0.5}}, (10.0, 0.5)),
+        ({"pos_weight_clip": 3.0, "pos_weight_clips": {"first": 50.0}}, (19.0, 3.0)),
+    ):
+        found = Objective(ObjectiveConfig(**clips), Spec((), (FIRST, SECOND))).class_weights(targets, known, rows)
+        for name, ratio in zip(MAIN, expected, strict=True):
+            assert found[name].tolist() == [[1.0, ratio]] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"focal_gammas": {"frst": 1.0}}, "objective.focal_gammas.frst: unknown binary task (did you mean 'first'?)"),
+        ({"pos_weight_clips": {"a340": 1.0}}, "objective.pos_weight_clips.a340: unknown binary task (known: first"),
+        (
+            {"auxiliary_weights": {"asb": 1.0}},
+            "objective.auxiliary_weights.asb: unknown group of auxiliary tasks (did you mean 'abs'?)",
+        ),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_one(settings, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        Objective(ObjectiveConfig(**settings), MOLECULES)
+
+
+def test_where_there_is_nothing_to_name_it_says_so():
+    with pytest.raises(ConfigError, match=re.escape("(this data has no group of auxiliary tasks)")):
+        Objective(ObjectiveConfig(auxiliary_weights={"abs": 1.0}), SPEC)
+
+
+def test_a_main_task_of_a_weight_above_0_is_asked_for():
+    alone = Spec((), (FIRST, replace(SECOND, auxiliary="more")))
+    with pytest.raises(ConfigError, match="expected a weight above 0, found 0 for first$"):
+        Objective(ObjectiveConfig(task_weights={"first": 0.0}), alone)
+    with pytest.raises(ConfigError, match="expected a task that is not auxiliary, found none"):
+        Objective(ObjectiveConfig(), Spec((), (AUXILIARY[0],)))

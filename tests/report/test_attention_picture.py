@@ -12,6 +12,8 @@ from fusion_lab.report.attention_picture import attention_png
 from fusion_lab.report.rows import Groups
 
 SHAPES = [(3, 4), (13, 13), (5,), (1, 6), (100,), (4, 3, 3), (40, 60), (1,)]
+NAMED = [(5,), (3, 4), (4, 3, 3)]
+"""Shapes that every run of the suite draws with named axes too."""
 
 
 def grey(png: bytes) -> np.ndarray:
@@ -47,8 +49,14 @@ def test_answers_of_every_shape_can_be_drawn_and_nothing_is_cut(sizes):
             assert (edge == 255).all(), "cut at an edge"
 
 
-@pytest.mark.parametrize("names", [(), ("modality",), ("day",)], ids=["plain", "modality", "day"])
-@pytest.mark.parametrize("sizes", SHAPES)
+@pytest.mark.parametrize(
+    ("sizes", "names"),
+    [
+        pytest.param(sizes, names, marks=() if not names or sizes in NAMED else pytest.mark.slow)
+        for sizes in SHAPES
+        for names in ((), ("modality",), ("day",))
+    ],
+)
 def test_every_shape_can_be_drawn_and_nothing_is_cut(sizes, names):
     picture = grey(attention_png(summarise(make_map(*sizes, axes=names), make_groups())))
     assert (picture < 200).sum() > 300

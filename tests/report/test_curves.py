@@ -2,12 +2,15 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from report_material import make_folds
 
 from fusion_lab.report.curves import (
     _fold_lines,
     _mean_line,
+    _scale_penalties,
     curves_dict,
     curves_html,
     curves_png,
@@ -87,3 +90,34 @@ def test_no_fold_looks_like_the_mean():
     looks = [(line.line.color, line.line.dash) for line in _fold_lines(folds, "val/loss", "solid", True)]
     assert len(set(looks)) == len(looks) and black not in {colour for colour, _ in looks}
     assert {line.line.dash for line in _fold_lines(folds, "train/loss", "dot", True)} == {"dot"}
+
+
+def with_penalties(values) -> list:
+    """The folds' curves, and those of penalties by ``values``, ``{name: epoch -> value}``."""
+    more = {f"train/{name}": value for name, value in values.items()}
+    return [
+        replace(f, history=tuple({**row, **{n: v(row["epoch"]) for n, v in more.items()}} for row in f.history))
+        for f in make_folds()
+    ]
+
+
+@pytest.mark.parametrize("last", [1e-3, 0.0], ids=["logarithmic", "with a 0"])
+def test_penalties_have_a_panel_of_their_own_and_change_no_other(last):
+    plain = np.asarray(Image.open(io.BytesIO(curves_png(make_folds()))).convert("L"))
+    folds = with_penalties({"kl": lambda e: last * e, "imputation": lambda e: 1 / e})
+    picture = np.asarray(Image.open(io.BytesIO(curves_png(folds))).convert("L"))
+    assert picture.shape[0] == plain.shape[0] and picture.shape[1] > plain.shape[1]
+    below = slice(30, None)  # the heading
+    width = plain.shape[1] - 20
+    assert np.array_equal(picture[below, :width], plain[below, :width])
+    assert (picture[below, plain.shape[1] :] < 200).mean() > 0.01
+
+
+@pytest.mark.parametrize("values", [{"a": lambda e: 1 / e, "b": lambda e: 0.1 / e}, {"a": lambda e: 0.0}])
+def test_names_of_penalties_stand_above_their_curves(values):
+    folds, names = with_penalties(values), [f"train/{name}" for name in values]
+    axes = Figure().add_subplot()
+    _scale_penalties(axes, folds, names)
+    highest = max(np.nanmax(fold_matrix(folds, name)) for name in names)
+    _, top = axes.transAxes.inverted().transform(axes.transData.transform((1, highest)))
+    assert top < 0.93 - 0.085 * (len(names) - 1)

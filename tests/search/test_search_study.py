@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from optuna.trial import TrialState
@@ -14,9 +15,16 @@ from small_study import SPACE, open_study, run, score
 from fusion_lab.config import dump_yaml
 from fusion_lab.contracts import ConfigError, UserError
 from fusion_lab.experiment import Materials, read_experiment
+from fusion_lab.search.space import check_space
 from fusion_lab.search.study import Clock, read_study
 from fusion_lab.training import CONTINUE, cross_validate
 from fusion_lab.training.plan import Execution
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch):
+    """A study tries few points of its space before it starts; what is found that way has tests of its own."""
+    monkeypatch.setattr("fusion_lab.search.study.check_space", partial(check_space, draws=20))
 
 
 def values(study) -> list[tuple]:

@@ -56,7 +56,7 @@ def test_a_refit_model_answers_raw_rows_as_it_was_trained():
 
 
 @pytest.mark.parametrize("name", baseline_names(materials().spec))
-def test_every_baseline_can_be_packaged(name, tmp_path):
+def test_every_baseline_can_be_packaged(name, tmp_path, quick_baselines):
     members = fit_baseline(name, materials(), lambda text: None)
     origin = Origin("data", "folds", "print", "run")
     package = Package("served", members, materials().spec, experiment().resolved(), origin, baseline=name)
@@ -157,7 +157,7 @@ def test_a_damaged_package_is_refused_in_one_line(damage, tmp_path):
     assert "expected" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_nothing_is_pickled(tmp_path):
+def test_nothing_is_pickled(tmp_path, quick_baselines):
     final().package.save(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [MODEL, WEIGHTS]
     baseline = fit_baseline("trees", materials(), lambda text: None)

@@ -1,5 +1,6 @@
-"""One real SQLite store for all tests of tracking (making one costs seconds), and a made-up cross-validation."""
+"""One real SQLite store for all tests of tracking, and a made-up cross-validation."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def store_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def store(store_folder):
+def store(store_folder, empty_store):
+    shutil.copy(empty_store / "mlflow.db", store_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(store_folder)  # MLflow puts the artifacts of a database into ./mlruns
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,11 +1,13 @@
 import logging
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from contextlib import closing
 
 import pytest
 
@@ -16,7 +18,8 @@ from fusion_lab.tracking.store import Store, check_room
 
 
 def test_the_default_store_is_mlflows_own(store, store_folder):
-    assert (store_folder / "mlflow.db").exists()
+    with closing(sqlite3.connect(store_folder / "mlflow.db")) as database:
+        assert ("tests",) in database.execute("SELECT name FROM experiments").fetchall()
     assert (store_folder / "mlruns").is_dir()
     assert store.web is None
     assert logging.getLogger("alembic").level == logging.WARNING

@@ -67,8 +67,6 @@ QUICK = {
     ("gated", "all at once"),
     ("gated", "another order in parts"),
     ("gated", "interrupted in parts"),
-    ("transformer", "all at once"),
-    ("bottleneck", "all at once"),
 }
 
 

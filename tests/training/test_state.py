@@ -86,7 +86,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
     first.save(copy, plan.fingerprint)
     again = state.State.load(copy, plan)
     names = [name for name, _ in plan.initial_weights(0).named_parameters()]
-    for part in ("weights", "best_weights", "best_scores"):
+    for part in ("weights", "best_scores"):
         leaves, same = getattr(first, part), getattr(again, part)
         assert leaves.keys() == same.keys()
         assert all(torch.equal(leaf, same[name]) for name, leaf in leaves.items())
@@ -97,7 +97,10 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
     for name in ("execution", "epoch", "alive", "watched", "best_epoch", "endings", "histories"):
         assert getattr(first, name) == getattr(again, name)
     assert all(len(leaf) == len(first.alive) for leaf in (*first.weights.values(), *memory.values()))
-    assert all(len(leaf) == 4 for leaf in first.best_weights.values())
+    assert list(first.shelf) == list(again.shelf) and {fold for fold, _ in first.shelf} == {0, 1, 2, 3}
+    for slot in first.shelf:
+        assert list(first.shelf.get(slot)) == names
+        assert all(torch.equal(leaf, again.shelf.get(slot)[name]) for name, leaf in first.shelf.get(slot).items())
 
 
 def test_leaves_lie_in_the_order_of_the_model_after_loading(tmp_path):
@@ -173,12 +176,11 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     interrupted(plan, path, 3)
     before = path.read_bytes()
 
-    def full_disk(tensors, filename, metadata):
-        with open(filename, "wb") as half:
-            half.write(b"half a file")
+    def full_disk(half, entries, metadata):
+        half.write_bytes(b"half a file")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(state, "save_file", full_disk)
+    monkeypatch.setattr(state, "write_stream", full_disk)
     with pytest.raises(DataError, match="expected a checkpoint that can be written, found: .*no space left") as error:
         cross_validate(plan, checkpoint=path)
     monkeypatch.undo()

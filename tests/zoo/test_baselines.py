@@ -113,14 +113,6 @@ def _run(spec, batch, names=None):
     return run_baselines(spec, _folds(len(batch.weight)), lambda fold, rows: _take(batch, rows), names)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """The same models with one penalty, one scaling and few trees."""
-    monkeypatch.setattr(linear, "_STRENGTHS", (0.1,))
-    monkeypatch.setattr(linear, "_EXPONENTS", (0.0,))
-    monkeypatch.setitem(baselines._TREES, "max_iter", 5)
-
-
 def _by_hand(batch, names):
     parts = []
     for name in names:
@@ -160,7 +152,7 @@ def test_all_baselines_answer_every_row_of_validation_and_test_without_a_warning
                 np.testing.assert_allclose(score.sum(1), 1)
 
 
-def test_running_twice_gives_the_same(quick):
+def test_running_twice_gives_the_same(quick_baselines):
     batch = _batch(MIXED)
     first, second = _run(MIXED, batch), _run(MIXED, batch)
     for name, predictions in first.items():
@@ -294,7 +286,7 @@ def test_weights_count_as_repeated_rows_do(name, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=2e-3 if name != "trees" else 0.15)
 
 
-def test_training_sees_no_validation_and_no_test_row(quick):
+def test_training_sees_no_validation_and_no_test_row(quick_baselines):
     """Other validation rows change nothing but the choice of ``best_single``, other test rows only themselves."""
     batch, folds = _batch(MIXED), _folds()
     names = tuple(name for name in baseline_names(MIXED) if name != "best_single")
@@ -364,7 +356,7 @@ def _without(batch, name, rows=slice(None)):
 
 
 @pytest.mark.parametrize("missing", ["blood", "motion", "cells"])
-def test_a_modality_that_training_rows_never_hold_is_handled(missing, quick):
+def test_a_modality_that_training_rows_never_hold_is_handled(missing, quick_baselines):
     train, val = _without(_batch(MIXED), missing), _batch(MIXED, seed=1)
     fold = TrainingFold(MIXED, train, val)
     base = Prevalence().fit(train, MIXED).predict(val)
@@ -486,7 +478,7 @@ def test_a_fold_without_test_rows_answers_validation_rows():
     assert set(found.split) == {"val"}
 
 
-def test_all_baselines_answer_every_step_without_a_warning(quick):
+def test_all_baselines_answer_every_step_without_a_warning(quick_baselines):
     batch, folds = _stepped(), _folds()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -505,11 +497,26 @@ def test_all_baselines_answer_every_step_without_a_warning(quick):
     assert predictions.of("test", 0).row.tolist() == np.flatnonzero(folds.test[0]).tolist()
 
 
+@pytest.fixture(scope="module")
+def folds_of_steps():
+    """Training folds by what is said of them, so that the models of single modalities are fitted once for all names."""
+    batch, alone = _stepped(), Spec(STEPPED.modalities, (EVENT,))
+    part = batch._replace(weight=(torch.arange(ROWS) % 4 > 0).float())
+    silent = {t.name: ~part.known[t.name] | (part.weight == 0)[:, None] for t in (WALK, ACT, PACE)}
+    other = {n: torch.where(hidden, 1 - part.targets[n], part.targets[n]) for n, hidden in silent.items()}
+    changed = part._replace(targets={**part.targets, **other})
+    return {
+        "all": TrainingFold(STEPPED, batch, batch),
+        "the task per row": TrainingFold(alone, batch, batch),
+        "a part": TrainingFold(STEPPED, part, part),
+        "a part, the rest changed": TrainingFold(STEPPED, changed, changed),
+    }
+
+
 @pytest.mark.parametrize("name", baseline_names(STEPPED))
-def test_tasks_per_step_beside_it_change_nothing_for_a_task_per_row(name, quick):
+def test_tasks_per_step_beside_it_change_nothing_for_a_task_per_row(name, folds_of_steps, quick_baselines):
     batch = _stepped()
-    alone = Spec(STEPPED.modalities, (EVENT,))
-    models = [fit_baseline(name, TrainingFold(spec, batch, batch)) for spec in (STEPPED, alone)]
+    models = [fit_baseline(name, folds_of_steps[of]) for of in ("all", "the task per row")]
     found, expected = (model.predict(batch)["event"] for model in models)
     np.testing.assert_array_equal(found, expected)
 
@@ -567,7 +574,7 @@ def test_prevalence_per_step_is_the_known_steps_weighted_mean():
 
 
 @pytest.mark.parametrize("name", ["logistic", "trees", "single:motion", "best_single", "late_average"])
-def test_the_signal_of_a_step_is_found(name, quick):
+def test_the_signal_of_a_step_is_found(name, quick_baselines):
     train, val, test = (_stepped(seed=seed) for seed in range(3))
     answers = fit_baseline(name, TrainingFold(STEPPED, train, val)).predict(test)
     for task, least in ((WALK, 0.7), (PACE, 0.15)):
@@ -577,7 +584,7 @@ def test_the_signal_of_a_step_is_found(name, quick):
 
 
 @pytest.mark.parametrize("name", ["blood", "sleep", "cells"])
-def test_a_modality_without_the_steps_clock_answers_the_same_at_every_step(name, quick):
+def test_a_modality_without_the_steps_clock_answers_the_same_at_every_step(name, quick_baselines):
     batch = _stepped()
     answers = fit_baseline(f"single:{name}", TrainingFold(STEPPED, batch, None)).predict(batch)
     for task in (WALK, ACT, PACE):
@@ -586,29 +593,26 @@ def test_a_modality_without_the_steps_clock_answers_the_same_at_every_step(name,
 
 
 @pytest.mark.parametrize("name", baseline_names(STEPPED))
-def test_later_steps_of_the_clock_cannot_matter(name, quick):
-    batch, asked = _stepped(), _stepped(seed=1)
+def test_later_steps_of_the_clock_cannot_matter(name, folds_of_steps, quick_baselines):
+    asked = _stepped(seed=1)
     later = {n: torch.where(torch.arange(6)[:, None] > 2, 7.0, asked.inputs[n]) for n in CLOCK}
     changed = asked._replace(inputs={**asked.inputs, **later})
-    model = fit_baseline(name, TrainingFold(STEPPED, batch, batch))
+    model = fit_baseline(name, folds_of_steps["all"])
     for task in (WALK, ACT, PACE):
         found, expected = (model.predict(b)[task.name][:, :3] for b in (changed, asked))
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", baseline_names(STEPPED))
-def test_steps_that_are_unknown_or_weigh_nothing_cannot_matter(name, quick):
-    batch = _stepped()._replace(weight=(torch.arange(ROWS) % 4 > 0).float())
-    silent = {t.name: ~batch.known[t.name] | (batch.weight == 0)[:, None] for t in (WALK, ACT, PACE)}
-    other = {n: torch.where(hidden, 1 - batch.targets[n], batch.targets[n]) for n, hidden in silent.items()}
-    changed = batch._replace(targets={**batch.targets, **other})
+def test_steps_that_are_unknown_or_weigh_nothing_cannot_matter(name, folds_of_steps, quick_baselines):
     asked = _stepped(seed=1)
-    found, expected = (fit_baseline(name, TrainingFold(STEPPED, b, b)).predict(asked) for b in (changed, batch))
+    models = [fit_baseline(name, folds_of_steps[of]) for of in ("a part, the rest changed", "a part")]
+    found, expected = (model.predict(asked) for model in models)
     for task in (WALK, ACT, PACE):
         np.testing.assert_array_equal(found[task.name], expected[task.name])
 
 
-def test_where_a_sequence_is_absent_at_a_step_its_model_gives_the_prevalence_and_does_not_count(quick):
+def test_where_a_sequence_is_absent_at_a_step_its_model_gives_the_prevalence_and_does_not_count(quick_baselines):
     train, asked = _stepped(), _stepped(seed=1)
     singles = TrainingFold(STEPPED, train, None).singles()
     answers = {name: single.predict(asked)["walk"] for name, single in singles.items()}
@@ -622,7 +626,7 @@ def test_where_a_sequence_is_absent_at_a_step_its_model_gives_the_prevalence_and
 
 
 @pytest.mark.parametrize("planted", ["motion", "gyro"])
-def test_best_single_finds_the_planted_sequence_of_a_task_per_step(planted, quick):
+def test_best_single_finds_the_planted_sequence_of_a_task_per_step(planted, quick_baselines):
     train, val = (_stepped(seed=seed, planted=planted) for seed in range(2))
     chosen = TrainingFold(STEPPED, train, val).best_single().chosen
     assert {task: chosen[task] for task in ("walk", "act", "pace")} == dict.fromkeys(("walk", "act", "pace"), planted)
@@ -674,7 +678,7 @@ def test_of_many_steps_a_spread_part_is_fitted_that_holds_every_class(monkeypatc
     np.testing.assert_array_equal(tabular.sampled(batch, EVENT)[0], tabular.labelled(batch, EVENT)[0])
 
 
-def test_steps_are_answered_in_parts_as_they_are_at_once(monkeypatch, quick):
+def test_steps_are_answered_in_parts_as_they_are_at_once(monkeypatch, quick_baselines):
     batch = _stepped()
     models = [fit_baseline(name, TrainingFold(STEPPED, batch, None)) for name in ("logistic", "trees")]
     whole = [model.predict(batch) for model in models]
@@ -686,7 +690,7 @@ def test_steps_are_answered_in_parts_as_they_are_at_once(monkeypatch, quick):
 
 
 @pytest.mark.parametrize("name", baseline_names(BRIEF))
-def test_the_models_of_all_folds_are_those_that_were_cross_validated(name, quick):
+def test_the_models_of_all_folds_are_those_that_were_cross_validated(name, quick_baselines):
     batch, folds = _stepped(), _folds()
     told = []
 

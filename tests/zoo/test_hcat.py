@@ -96,7 +96,7 @@ def test_the_task_alone_teaches_the_imputer(imputer):
     loss(output).backward()
     silent = [n for n, p in model.imputer.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
-    assert model.trust.grad.any()
+    assert model.uncertainty_weight.grad.any()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,15 @@ def test_turning_a_part_off_changes_what_is_learned(setting, off):
     assert same is (setting != "quality")
 
 
+def test_a_wide_modality_weighs_less_and_equal_widths_change_nothing():
+    for widths, same in (((6, 60), False), ((60, 60), True), ((6, 8), True)):
+        spec = patients(widths)
+        batch, models = some_rows(spec), [build(spec, narrow=narrow) for narrow in (8, None)]
+        models[1].load_state_dict(models[0].state_dict())
+        weights = [model(batch).maps["modalities"][..., 1].mean() for model in models]
+        assert torch.equal(*weights) if same else weights[0] < 0.5 * weights[1]
+
+
 @pytest.mark.parametrize(("setting", "on"), [("emb_noise", 0.5), ("moddrop", 0.5), ("alpha_con", 0.5)])
 def test_a_part_acts_by_what_it_does_and_not_by_what_it_draws(setting, on):
     """Without dropout nothing else is drawn: a part that is on changes the gradient, one all but off does not."""
@@ -134,7 +143,9 @@ def test_a_part_acts_by_what_it_does_and_not_by_what_it_draws(setting, on):
         model = build(spec, **(plain | {"alpha_impute": 0.0, setting: value}))
         model.load_state_dict(build(spec, **plain).state_dict(), strict=False)
         loss(train(model, batch)).backward()
-        found.append(torch.cat([p.grad.flatten() for n, p in model.named_parameters() if n.startswith("all.")]))
+        found.append(
+            torch.cat([p.grad.flatten() for n, p in model.named_parameters() if n.startswith("global_layers.")])
+        )
     torch.testing.assert_close(found[0], found[1])
     assert not torch.allclose(found[0], found[2], rtol=1e-3)
 
@@ -284,7 +295,7 @@ def test_its_penalties_alone_teach_the_imputer_to_beat_the_mean_and_to_know_by_h
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(150):
         rows = torch.randperm(256, generator=torch.Generator().manual_seed(step))[:64]
-        some = Batch(*[{n: t[rows] for n, t in d.items()} for d in batch[:-1]], weight=batch.weight[rows])
+        some = batch.map(lambda leaf, rows=rows: leaf[rows])
         optimiser.zero_grad()
         sum(p.mean() for p in train(model, some, step).penalties.values()).backward()
         optimiser.step()

@@ -5,8 +5,8 @@ import zipfile
 
 import numpy as np
 import pytest
-import skops.io
 import torch
+from baseline_material import quicken
 from sklearn.svm import SVC
 
 from fusion_lab.contracts import Batch, Feature, Modality, Spec, Task, UserError
@@ -50,7 +50,9 @@ def _batch(spec=SPEC, seed=0):
 @pytest.fixture(scope="module")
 def fitted():
     fold = TrainingFold(SPEC, _batch(), _batch(seed=1))
-    return {name: fit_baseline(name, fold) for name in baseline_names(SPEC)}
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        return {name: fit_baseline(name, fold) for name in baseline_names(SPEC)}
 
 
 @pytest.mark.parametrize("name", baseline_names(SPEC))
@@ -67,7 +69,7 @@ def test_what_is_read_back_answers_bit_for_bit_as_before(name, fitted, tmp_path)
             np.testing.assert_array_equal(answers[task.name], expected[task.name])
 
 
-def test_weights_and_wide_modalities_are_read_back_too(tmp_path):
+def test_weights_and_wide_modalities_are_read_back_too(tmp_path, quick_baselines):
     spec = Spec((Modality("blood", "vector", tuple(Feature(f"f{i}") for i in range(90))),), SPEC.tasks[:3])
     batch = _batch(spec)._replace(weight=torch.rand(ROWS, generator=torch.Generator().manual_seed(3)))
     models = [Logistic().fit(batch, spec), Trees().fit(batch, spec)]
@@ -82,6 +84,8 @@ class Foreign:
 
 
 def _dump(value, path):
+    import skops.io  # looks through all of scikit-learn when it is imported
+
     skops.io.dump(value, path)
     return path
 
@@ -133,7 +137,7 @@ def test_a_file_that_is_missing_or_damaged_is_one_line(fitted, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value"), [("left", 10_000), ("right", 0), ("feature_idx", 10_000), ("is_categorical", 1)]
 )
-def test_a_tree_that_would_lead_out_of_its_memory_is_refused(column, value, tmp_path):
+def test_a_tree_that_would_lead_out_of_its_memory_is_refused(column, value, tmp_path, quick_baselines):
     spec = Spec(SPEC.modalities, SPEC.tasks[:1])
     model = Trees().fit(_batch(spec), spec)
     nodes = model._models["event"][1]._predictors[0][0].nodes
