@@ -16,6 +16,7 @@ from fusion_lab.serving.members import Baselines
 from fusion_lab.tracking.names import safe_parts
 from fusion_lab.tracking.predictions import RowNames
 from fusion_lab.tracking.trial import fold_metrics, log_predictions, summary_metrics
+from fusion_lab.training.plan import Goal
 from fusion_lab.zoo.baselines import BatchOf, baseline_names, fit_folds, run_baselines
 
 Tell = Callable[[str], None]
@@ -50,10 +51,10 @@ def _told(materials: Materials, tell: Tell) -> Callable[[str, int], None]:
     return lambda name, fold: tell(f"baselines  fold {fold + 1}/{len(materials.folds)}  {name}")
 
 
-def score_baselines(predictions: dict[str, Predictions], materials: Materials, monitor: str) -> list[Scored]:
+def score_baselines(predictions: dict[str, Predictions], materials: Materials, goal: Goal | str) -> list[Scored]:
     """The baselines' scores, best validation score first; ``best_single`` was chosen on validation rows."""
     scored = [
-        Scored.of(name, "baseline", found, materials, monitor, ("val",) if name == "best_single" else ())
+        Scored.of(name, "baseline", found, materials, goal, ("val",) if name == "best_single" else ())
         for name, found in predictions.items()
     ]
     return best_first(scored, "val")

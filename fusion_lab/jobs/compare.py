@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fusion_lab.tracking.predictions import predictions_from_table, read_predict
 from fusion_lab.tracking.split import FILE, read_facts
 from fusion_lab.tracking.store import Store
 from fusion_lab.tracking.trial import PREDICTIONS
+from fusion_lab.training.plan import Goal
 
 SWEEP = "sweep:"
 SHORTEST = 4
@@ -233,12 +234,17 @@ def _report(compared: Sequence[Compared], reference: Compared) -> Report:
         lines.append(Line(group, each.entry.name, entry, kind, parameters, metrics.get("seconds")))
         entries += [] if same else [each.entry]
     base = next(line.entry for line in lines if line.name == reference.entry.name)
-    monitors = [c.run.data.params.get("training.monitor") for c in [reference, *compared]]
-    monitor = next((m for m in monitors if m), "auroc")
+    asked = (c.run.data.params for c in [reference, *compared])
+    goal = next((_goal(p) for p in asked if p.get("training.monitor")), Goal("auroc"))
     without = [c.entry.name for c in compared if not c.entry.folds.data]
     notes = [f"{name}: an earlier version's run, which does not say how its rows were split." for name in without]
     notes += [told for each in compared for told in _selection(each)]
-    return made_report("Comparison of runs", lines, entries, base, monitor, notes)
+    return made_report("Comparison of runs", lines, entries, base, goal, notes)
+
+
+def _goal(params: Mapping[str, str]) -> Goal:
+    """What a run was judged by."""
+    return Goal.read({name: params.get(f"training.{name}") for name in ("monitor", "min_weight")})
 
 
 def _selection(compared: Compared) -> list[str]:

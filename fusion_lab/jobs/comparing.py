@@ -16,24 +16,26 @@ from fusion_lab.jobs.results import NAMES, headline_metric, headline_name, metri
 from fusion_lab.report.comparison import Line, Report, comparison_dict, comparison_frame, comparison_png
 from fusion_lab.report.comparison_page import comparison_html
 from fusion_lab.tracking.runs import Run, json_bytes
+from fusion_lab.training.plan import Goal
 
 FILES = ("comparison.html", "comparison.png", "comparison.csv", "comparison.json")
 MORE_NAMES = {"log_loss": "log loss"}
 
 
 def made_report(
-    title: str, lines: Sequence[Line], entries: Sequence[Entry], reference: str, monitor: str, notes: Sequence[str]
+    title: str, lines: Sequence[Line], entries: Sequence[Entry], reference: str, goal: Goal | str, notes: Sequence[str]
 ) -> Report:
     """The comparison of entries that predict the same tasks with the one called ``reference``, by the scores that
-    ``monitor`` has comparisons go by.
+    ``goal`` has comparisons go by.
     """
     if not entries:
         return Report(title, tuple(lines), None, {}, (), tuple(notes))
     tasks = entries[0].tasks
     spec = Spec((), tasks)
-    every = measures(tasks, {task.name: headline_metric(task, monitor) for task in tasks}, score_key(spec, monitor))
-    names = {measure.key: _called(measure.key, tasks) for measure in every}
-    names[every[0].key] = headline_name(spec, monitor)
+    headline = {task.name: headline_metric(task, goal) for task in tasks}
+    every = measures(tasks, headline, score_key(spec, goal), Goal.of(goal).min_weight)
+    names = {measure.key: _called(measure.key, spec.main_tasks) for measure in every[1:]}
+    names[every[0].key] = headline_name(spec, goal)
     base = next(entry for entry in entries if entry.name == reference)
     folds = base.folds.names or tuple(f"fold {k}" for k in range(base.count))
     return Report(title, tuple(lines), compare(entries, every, reference), names, folds, (_rows(base), *notes))

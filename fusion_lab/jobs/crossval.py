@@ -42,7 +42,7 @@ def cross_validate_in(
     describe_run(run, chosen, materials)
     if checkpoint.exists():
         progress.line(f"continues from {checkpoint}")
-    score = watched_name(materials.spec, chosen.training.monitor)
+    score = watched_name(materials.spec, chosen.training.goal)
     return cross_validate(plan, progress.watch(name, score=score), checkpoint)
 
 

@@ -35,6 +35,7 @@ from fusion_lab.tracking.registry import CHALLENGER, CHAMPION, FINGERPRINT, Regi
 from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.trial import checkpoint_dict, summary_metrics
 from fusion_lab.training import CrossValidation, Diverged
+from fusion_lab.training.plan import Goal
 from fusion_lab.training.refit import development, median_epoch, refit
 from fusion_lab.training.targets import TargetScale
 
@@ -42,7 +43,7 @@ EVIDENCE = "evidence"
 OUT_OF_FOLD, AS_TRAINED = "predictions.parquet", "as_trained.parquet"
 """Files of a version: its out-of-fold predictions, and what a refit model answered when it was trained."""
 
-RANKED = ("auroc", "ap", "f1", "accuracy", "r2", "mae", "rmse")
+RANKED = ("auroc", "ap", "min_ap", "f1", "accuracy", "r2", "mae", "rmse")
 """Metrics that stand beside a model in the registry."""
 
 OnEpoch = Callable[[int, int], None]
@@ -97,12 +98,12 @@ class Scores:
     headlines: Mapping[str, float]
 
     @classmethod
-    def of(cls, scored: Scored, spec: Spec, monitor: str, selected: bool = False) -> Scores:
+    def of(cls, scored: Scored, spec: Spec, goal: Goal | str, selected: bool = False) -> Scores:
         tasks, shown = safe_parts(task.name for task in spec.tasks), {"test": "test_selected"} if selected else {}
         named = {split: shown.get(split, split) for split in ("val", "test")}
         every = summary_metrics(scored.summary.replace({"split": named}), list(named.values()), tasks)
         ranked = {name: value for name, value in every.items() if name.split("/")[-1] in RANKED}
-        key = score_key(spec, monitor)
+        key = score_key(spec, goal)
         return cls(ranked, {f"{name}/{key}": scored.value(split) for split, name in named.items()})
 
 
@@ -284,7 +285,7 @@ def enter(
         progress.now(f"refit on all development rows  epoch {epoch}/{epochs}")
 
     final = final_model(trained, materials, place.run.id, tell)
-    scores = Scores.of(scored, materials.spec, experiment.training.monitor, experiment.selected is not None)
+    scores = Scores.of(scored, materials.spec, experiment.training.goal, experiment.selected is not None)
     version = register(final, materials, registry, place.run, scores, describe_version(final, materials, scored))
     label = final.package.label
     told = score_locked(final.package, materials, place.run)
@@ -294,10 +295,10 @@ def enter(
 def describe_version(final: Final, materials: Materials, scored: Scored) -> str:
     """The description of a version: what it is, its scores, what was fitted on validation rows."""
     package = final.package
-    monitor = package.experiment["training"]["monitor"]
+    goal = Goal.read(package.experiment["training"])
     lines = []
     for split, headline in scored.headlines.items():
-        metric, said = headline_name(materials.spec, monitor), f"{headline.value:.3f}"
+        metric, said = headline_name(materials.spec, goal), f"{headline.value:.3f}"
         interval = f" ({headline.low:.3f} to {headline.high:.3f})" if np.isfinite(headline.low) else ""
         lines.append(f"- {split} {metric}, {headline.how}: {said}{interval}")
     lines += [f"- {_fitted(package, task)}" for task in materials.spec.tasks if task.classes]

@@ -42,6 +42,7 @@ from fusion_lab.training import (
     cross_validate,
     settle,
 )
+from fusion_lab.training.plan import Goal
 
 STUDIES = Path("studies")
 DEFAULT = "demo"
@@ -153,8 +154,8 @@ class _Search:
     done: int = 0  # trials of this command
 
     @property
-    def monitor(self) -> str:
-        return self.study.base.training.monitor
+    def goal(self) -> Goal:
+        return self.study.base.training.goal
 
     @property
     def tags(self) -> dict[str, str]:
@@ -220,11 +221,11 @@ class _Search:
         self.progress.now("baselines on the same folds")
         folder = self.study.folder / "baselines"
         predictions = cross_validate_baselines(self.materials, folder, self.progress.now)
-        self.baselines = score_baselines(predictions, self.materials, self.monitor)
+        self.baselines = score_baselines(predictions, self.materials, self.goal)
         if not self.place.has("baseline", self.tags):
             seed = self.study.base.folds.seed
             log_baselines(self.place, self.baselines, predictions, self.materials, ("val",), self.tags, seed)
-        lines = table(self.baselines[:BASELINES_SHOWN], "val", self.materials.spec, self.monitor)
+        lines = table(self.baselines[:BASELINES_SHOWN], "val", self.materials.spec, self.goal)
         self.progress.line("\n".join(["", "the best baselines, mean over tasks and folds:", *lines, ""]))
 
     def _trial(self, suggestion: Suggestion) -> bool:
@@ -264,7 +265,7 @@ class _Search:
 
     def _on_eval(self, suggestion: Suggestion) -> OnEval:
         self._show()
-        score = watched_name(self.materials.spec, self.monitor)
+        score = watched_name(self.materials.spec, self.goal)
         show = self.progress.watch(f"trial {suggestion.number}", self._best_so_far, score)
 
         def on_eval(evaluation: Evaluation) -> Decision:
@@ -293,7 +294,7 @@ class _Search:
         materials, number = self.materials, suggestion.number
         # validation rows alone: test rows of a trial are kept in its file, and scored for the chosen one only
         seen = result.predictions.of("val")
-        scored = Scored.of(f"trial {number}", "trial", seen, materials, self.monitor, ("val", "test"))
+        scored = Scored.of(f"trial {number}", "trial", seen, materials, self.goal, ("val", "test"))
         outcome = outcome_of(suggestion.experiment, materials, result, scored.scores.table, scored.summary)
         log_cross_validation(run, outcome, ("val",), keep_checkpoints=self.config.keep == "all" and not pruned)
         run.metrics({"objective": self.value})
@@ -315,7 +316,7 @@ class _Search:
         self.done += 1
         left = (time.monotonic() - self.started) / self.done * (total - done)
         folds = shown(scored.headlines["val"].folds.tolist())
-        score = f"{watched_name(self.materials.spec, self.monitor)} {self.value:.3f}"
+        score = f"{watched_name(self.materials.spec, self.goal)} {self.value:.3f}"
         line = f"trial {suggestion.number:3d} ({done}/{total})  {score}  folds {folds}  {duration(seconds)}"
         best = "" if state.startswith("best") else self._best_so_far()
         about = f"  about {duration(left)} left" if done < total else ""
@@ -325,7 +326,7 @@ class _Search:
         """Where the study stands, and what it goes on with."""
         done, total = len(self.study.ended()), self.config.budget.trials
         left = (time.monotonic() - self.started) / self.done * (total - done) if self.done else None
-        beside = fairest(self.baselines, "val") if self.monitor != "loss" else None
+        beside = fairest(self.baselines, "val") if self.goal.monitor != "loss" else None
         baseline = "" if beside is None else f"best baseline {beside.value('val'):.3f} ({beside.name})"
         self.progress.study(done, total, self._best_so_far().strip(), baseline, left)
         if what:
@@ -348,7 +349,7 @@ class _Search:
             predictions = load_predictions(predictions_file(self.study, trial.number))
             trained = Trained.kept(self.study.experiment_of(trial), folder, predictions)
             name = f"trial {trial.number}"
-            scored = Scored.of(name, "trial", predictions, self.materials, self.monitor, ("val", "test"))
+            scored = Scored.of(name, "trial", predictions, self.materials, self.goal, ("val", "test"))
             store, run_id = self.place.store, trial.user_attrs[RUN]
             if store.has_run(run_id):  # else the trial ran against another store
                 run = store.run(run_id, self.place.experiment_id)
@@ -371,7 +372,7 @@ class _Search:
         if best is not None and best.value is not None:
             curves["study/best"] = best.value
         beside = fairest(self.baselines, "val")
-        if beside is not None and self.monitor != "loss":
+        if beside is not None and self.goal.monitor != "loss":
             curves["study/best_baseline"] = beside.value("val")
         self.place.run.metrics(curves, step=number)
 

@@ -41,6 +41,7 @@ from fusion_lab.serving.package import Package
 from fusion_lab.tracking.registry import CHALLENGER, CHAMPION, REPLACED, Decision, Registry
 from fusion_lab.tracking.store import Store
 from fusion_lab.training import Diverged, cross_validate
+from fusion_lab.training.plan import Goal
 
 REFUSED = 1
 
@@ -147,9 +148,9 @@ class _Promotion:
             temperature=temperature,
             threshold=pooled_thresholds(found, spec, temperature),
         )
-        monitor = self.chosen.training.monitor
-        scored, final = Scored.of(baseline, "baseline", found, materials, monitor), Final(package, found)
-        scores, facts = Scores.of(scored, spec, monitor), describe_version(final, materials, scored)
+        goal = self.chosen.training.goal
+        scored, final = Scored.of(baseline, "baseline", found, materials, goal), Final(package, found)
+        scores, facts = Scores.of(scored, spec, goal), describe_version(final, materials, scored)
         version = register(final, materials, self.registry, place.run, scores, facts)
         self.progress.line(f"registered {self.name} version {version.version}: {package.label}")
 
@@ -169,7 +170,7 @@ class _Promotion:
         experiment, materials = challenger.materials(self.root)
         self.progress.line("\n".join(data_lines(experiment.name, materials)))
         self._check_data(challenger.package, materials)
-        monitor = experiment.training.monitor
+        goal = experiment.training.goal
         self.progress.now("asking the registered model about raw rows")
         difference, compared = challenger.difference(materials, experiment)
         package = challenger.package
@@ -179,12 +180,12 @@ class _Promotion:
             self._locked(package.members, package.temperature, materials),
             package.origin.selected is not None,
         )
-        single, baseline = self._baselines(materials, monitor)
+        single, baseline = self._baselines(materials, goal)
         other = None if champion is None else self._champion(champion, challenger, experiment, materials, scratch)
         return Facts(
-            contest(ours, other, materials, monitor) if isinstance(other, Entrant) else other,
-            contest(ours, single, materials, monitor),
-            contest(ours, baseline, materials, monitor),
+            contest(ours, other, materials, goal) if isinstance(other, Entrant) else other,
+            contest(ours, single, materials, goal),
+            contest(ours, baseline, materials, goal),
             difference,
             compared,
         )
@@ -207,11 +208,11 @@ class _Promotion:
         """Answers to the locked rows, where there are any and this is no dry run."""
         return None if self.place is None else on_holdout(members, materials, temperature)
 
-    def _baselines(self, materials: Materials, monitor: str) -> tuple[Entrant, Entrant]:
+    def _baselines(self, materials: Materials, goal: Goal) -> tuple[Entrant, Entrant]:
         """The best single modality and the best baseline, chosen on validation rows."""
         self.progress.now("baselines on the same folds")
         predictions = cross_validate_baselines(materials, None, self.progress.now)
-        best = fairest(score_baselines(predictions, materials, monitor), "val")
+        best = fairest(score_baselines(predictions, materials, goal), "val")
         assert best is not None
         single = self._baseline("best_single", "the best single modality", predictions, materials)
         return single, self._baseline(best.name, f"baseline {best.name}", predictions, materials)

@@ -30,6 +30,7 @@ def training_summary(outcome: Outcome) -> dict[str, object]:
     ``checkpoints`` the files of weights, ``{name: {fold: file and epoch}}``.
     """
     result, group = outcome.result, outcome.names.group
+    main = [task.name for task in outcome.spec.main_tasks]
     return {
         "experiment": outcome.config.get("name"),
         "rows": len(outcome.ids),
@@ -38,8 +39,8 @@ def training_summary(outcome: Outcome) -> dict[str, object]:
         "seconds": result.seconds,
         "execution": result.execution,
         "note": NOTE,
-        "best": _read(result.folds, _best),
-        "restored": _read(result.folds, lambda fold, curve: fold.best_epoch),
+        "best": _read(result.folds, main, _best),
+        "restored": _read(result.folds, main, lambda fold, curve: fold.best_epoch),
         "checkpoints": _files(result.folds),
         "notes": list(result.notes),
         "config": outcome.config,
@@ -51,11 +52,11 @@ def _best(fold: FoldResult, curve: np.ndarray) -> int:
     return int(np.nanargmax(curve)) + 1 if np.isfinite(curve).any() else 0
 
 
-def _read(folds: Sequence[FoldResult], choose: Choice) -> dict[str, object]:
+def _read(folds: Sequence[FoldResult], main: Sequence[str], choose: Choice) -> dict[str, object]:
     names = {task_of(name): name for name in folds[0].history[0] if task_of(name)}
     tasks = {task: [_curve(fold, name) for fold in folds] for task, name in names.items()}
-    means = [np.mean(curves, axis=0) for curves in zip(*tasks.values(), strict=True)]
-    metrics = ", ".join(dict.fromkeys(map(metric_of, names.values())))
+    means = [np.mean(curves, axis=0) for curves in zip(*(tasks[task] for task in main), strict=True)]
+    metrics = ", ".join(dict.fromkeys(metric_of(names[task]) for task in main))
     losses = [_curve(fold, "val/loss") for fold in folds]
     return {
         "tasks": {task: _entry(folds, metric_of(names[task]), curves, choose) for task, curves in tasks.items()},

@@ -45,6 +45,7 @@ from fusion_lab.tracking.runs import Run
 from fusion_lab.tracking.stale import STATE
 from fusion_lab.tracking.trial import log_figures
 from fusion_lab.training import Diverged
+from fusion_lab.training.plan import Goal
 
 STUDIES = Path("studies")
 BASELINES = "baselines"
@@ -152,8 +153,8 @@ class _Sweep:
         return STUDIES / self.name
 
     @property
-    def monitor(self) -> str:
-        return self.base.training.monitor
+    def goal(self) -> Goal:
+        return self.base.training.goal
 
     def run(self, source: str) -> Result:
         """Baselines, cells in the order of the file, and the page that compares them; ``source`` is the sweep's file.
@@ -207,7 +208,7 @@ class _Sweep:
         self.progress.now("baselines on the same folds")
         identity = _identity(materials)
         predictions = cross_validate_baselines(materials, self.folder / f".baselines-{identity}", self.progress.now)
-        scored = score_baselines(predictions, materials, self.monitor)
+        scored = score_baselines(predictions, materials, self.goal)
         tags, seed = {STUDY: self.name, ROWS_TAG: identity}, self.base.folds.seed
         runs = {f"baseline {row.label('val')}": row for row in scored}
         untold = [row for name, row in runs.items() if not self.place.has("baseline", {**tags, "mlflow.runName": name})]
@@ -250,7 +251,7 @@ class _Sweep:
         told = f"same configuration as {same.label}" if same else "finished before"
         if not self._is_finished(cell) or not self._is_logged(str(done.facts["run"])):
             materials = self.shelf.get(cell.experiment)
-            scored = Scored.of(cell.label, CELL, done.predictions, materials, self.monitor)
+            scored = Scored.of(cell.label, CELL, done.predictions, materials, self.goal)
             with self._child(cell) as run:
                 run.tags({SAME_TAG: same.label} if same else {})
                 self._describe(run, cell, scored, same)
@@ -278,7 +279,7 @@ class _Sweep:
             numbers = {"parameters": result.parameters, "seconds": result.seconds, "best_epoch": best}
             done = Done(result.predictions, {"fingerprint": key, "run": run.id, **numbers})
             save_cell(self.folder / cell.folder, done)
-            scored = Scored.of(cell.label, CELL, result.predictions, materials, self.monitor)
+            scored = Scored.of(cell.label, CELL, result.predictions, materials, self.goal)
             outcome = log_configuration(run, cell.experiment, materials, result, scored)
             self._describe(run, cell, scored)
             run.flush()
@@ -350,7 +351,7 @@ class _Sweep:
         lines = [*self.lines, *(Line(BASELINES, entry.name, entry.name, "baseline") for entry in baselines)]
         if not self.entries:
             lines = [line for line in lines if not line.entry]
-            return made_report(title, lines, [], "", self.monitor, [])
+            return made_report(title, lines, [], "", self.goal, [])
         reference, notes = self._reference(source, fingerprint)
         self._mark(reference)
         if self.base.selected:
@@ -358,7 +359,7 @@ class _Sweep:
                 f"{self.base.name} was chosen by study {self.base.selected} on these folds: test scores of cells that"
                 " are like it are optimistic, and so is their advantage over others."
             )
-        return made_report(title, lines, [*self.entries.values(), *baselines], reference, self.monitor, notes)
+        return made_report(title, lines, [*self.entries.values(), *baselines], reference, self.goal, notes)
 
     def _mark(self, reference: str) -> None:
         """Tells the runs of the cells which one is the reference; an earlier command may have had another."""

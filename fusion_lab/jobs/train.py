@@ -48,7 +48,7 @@ def run(
         result = _cross_validate(chosen, materials, place, progress)
         progress.now("scores and figures")
         selected = SPLITS if chosen.selected else ()
-        scored = Scored.of(chosen.name, "model", result.predictions, materials, chosen.training.monitor, selected)
+        scored = Scored.of(chosen.name, "model", result.predictions, materials, chosen.training.goal, selected)
         _log(chosen, materials, place, result, scored)
         _describe(chosen, materials, place, [scored, *baselines], again)
         place.store.flush()
@@ -56,7 +56,7 @@ def run(
         progress.line(f"{chosen.name}: {len(result.folds)} folds, {result.parameters:,} parameters, {seconds}")
         progress.line(f"folds were computed {result.execution}")
         for split in SPLITS:
-            lines = table([scored, *baselines], split, materials.spec, chosen.training.monitor)
+            lines = table([scored, *baselines], split, materials.spec, chosen.training.goal)
             progress.line("\n".join(["", title(split, chosen), *lines]))
         if chosen.folds.protocol in ONE_GROUP:
             progress.line("\n".join(["", "one at a time:", *by_fold_lines(scored, "test", materials)]))
@@ -80,7 +80,7 @@ def _baselines(chosen: Experiment, materials: Materials, place: Session, progres
         return []
     progress.now("baselines on the same folds")
     predictions = cross_validate_baselines(materials, None, progress.now)
-    scored = score_baselines(predictions, materials, chosen.training.monitor)
+    scored = score_baselines(predictions, materials, chosen.training.goal)
     log_baselines(place, scored, predictions, materials, SPLITS, {}, chosen.folds.seed)
     return scored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,15 +38,16 @@ def fold_matrix(folds: Sequence[FoldResult], name: str) -> np.ndarray:
     return np.stack([_carried(curve, epoch, longest) for curve, epoch in zip(curves, kept, strict=True)])
 
 
-def mean_curves(folds: Sequence[FoldResult]) -> dict[str, np.ndarray]:
-    """Means over all folds, each ``[E]``: of every curve, and over tasks of each score (``val/<metric>``).
+def mean_curves(folds: Sequence[FoldResult], auxiliary: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Means over all folds, each ``[E]``: of every curve, and over all but ``auxiliary`` tasks of each score
+    (``val/<metric>``).
 
     NaN where one fold's value is undefined: a mean over fewer folds is not the mean.
     """
     means = {name: fold_matrix(folds, name).mean(0) for name in curve_names(folds)}
     tasks: dict[str, list[np.ndarray]] = defaultdict(list)
     for name, curve in means.items():
-        if task_of(name):
+        if task_of(name) and task_of(name) not in auxiliary:
             tasks[metric_of(name)].append(curve)
     return {**means, **{f"val/{metric}": np.mean(curves, axis=0) for metric, curves in tasks.items()}}
 

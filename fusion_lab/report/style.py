@@ -151,6 +151,9 @@ def metric_name(name: str) -> str:
 _AXIS_NAMES = {
     "auroc": "AUROC (0.5 = chance, 1 = perfect)",
     "ap": "average precision (0 to 1)",
+    "min_ap": "lowest average precision (0 to 1)",
+    "macro_plus_min": "macro + min AP (0 to 1)",
+    "macro + min AP": "macro + min AP (0 to 1)",
     "f1": "F1 (0 to 1)",
     "macro F1": "macro F1 (0 to 1)",
     "accuracy": "accuracy (0 to 1)",

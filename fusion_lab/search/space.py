@@ -39,6 +39,7 @@ FIXED = (
     "data",
     "baselines",
     "training.monitor",
+    "training.min_weight",
     "training.undefined",
 )
 """What a search may not touch: what is compared has to stay the same for all trials."""

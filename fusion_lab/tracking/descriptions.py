@@ -17,6 +17,7 @@ SPLITS = {"val": "validation rows", "test": "test rows (out of fold)"}
 NAMES = {
     "auroc": "AUROC",
     "ap": "average precision",
+    "min_ap": "lowest average precision",
     "f1": "F1",
     "accuracy": "accuracy",
     "r2": "R²",
@@ -111,11 +112,15 @@ def result_table(scores: Scores, baseline: Scores | None, split: str, multiclass
     lines = [heads, ["---"] * len(heads)]
     others = {} if baseline is None else {(o["task"], o["metric"]): o for o in _of(baseline.summary, split)}
     for line in _of(scores.summary, split):
-        task = _cell(line["task"]) if line["task"] else "mean over tasks"
+        task = _cell(line["task"]) if line["task"] else _of_all_tasks(line["metric"])
         other = others.get((line["task"], line["metric"]))
         beside = [] if baseline is None else ["–" if other is None else f"{_mean(other)} {_interval(other)}"]
         lines.append([task, _name(line, multiclass), f"**{_mean(line)}** {_interval(line)}", *beside])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _of_all_tasks(metric: str) -> str:
+    return "lowest of the tasks" if metric == "min_ap" else "mean over tasks"
 
 
 def _of(summary: pd.DataFrame, split: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fusion_lab.contracts import DataError, Dataset, Predictions, Spec, Task
 COLUMNS = ("id", "group", "recording", "fold", "split", "task", "class", "step", "target", "known", "score")
 NEEDED = tuple(name for name in COLUMNS if name not in ("group", "recording"))
 """What a table has to hold: those of earlier versions know nothing of groups and recordings."""
+AUXILIARY = b"fusion_lab.auxiliary"
 _ENTRY = ["fold", "split", "id"]
 
 
@@ -36,9 +38,12 @@ def prediction_table(predictions: Predictions, spec: Spec, names: RowNames) -> p
 
     ``group`` and ``recording`` are null where the data set has none. ``class`` is what ``score`` is the probability of:
     the positive class of a binary task, each class of a multiclass one in turn, empty for a regression. ``target`` is
-    the class's code or the value, null where unknown. ``step`` is 0 without steps.
+    the class's code or the value, null where unknown. ``step`` is 0 without steps. The groups of auxiliary tasks
+    are in the schema's metadata, :data:`AUXILIARY`, ``{task: group}`` as JSON.
     """
-    return pa.concat_tables([_task_table(predictions, task, names) for task in spec.tasks])
+    table = pa.concat_tables([_task_table(predictions, task, names) for task in spec.tasks])
+    auxiliary = {task.name: task.auxiliary for task in spec.tasks if task.auxiliary}
+    return table.replace_schema_metadata({AUXILIARY: json.dumps(auxiliary)}) if auxiliary else table
 
 
 def prediction_bytes(predictions: Predictions, spec: Spec, names: RowNames) -> bytes:
@@ -112,16 +117,16 @@ def tasks_of(table: pa.Table) -> tuple[Task, ...]:
     """
     _refuse_missing(table)
     frame = table.select(["task", "class", "step"]).to_pandas()
-    tasks = []
+    tasks, auxiliary = [], json.loads((table.schema.metadata or {}).get(AUXILIARY, b"{}"))
     for name, lines in frame.groupby("task", sort=False, observed=True):
-        classes = tuple(str(c) for c in lines["class"].unique())
+        classes, group = tuple(str(c) for c in lines["class"].unique()), auxiliary.get(str(name), "")
         steps = ("steps",) if lines["step"].max() > 0 else ()
         if classes == ("",):
-            tasks.append(Task(str(name), "regression", (), steps))
+            tasks.append(Task(str(name), "regression", (), steps, group))
         elif len(classes) == 1:
-            tasks.append(Task(str(name), "binary", (f"not {classes[0]}", *classes), steps))
+            tasks.append(Task(str(name), "binary", (f"not {classes[0]}", *classes), steps, group))
         else:
-            tasks.append(Task(str(name), "multiclass", classes, steps))
+            tasks.append(Task(str(name), "multiclass", classes, steps, group))
     return tuple(tasks)
 
 

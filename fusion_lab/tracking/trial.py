@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from fusion_lab.training.results import CrossValidation, FoldResult
 EXECUTION = "fusion_lab.execution"
 """The tag that says how folds were computed, and why so."""
 PREDICTIONS = "predictions.parquet"
-PER_FOLD = ("auroc", "ap", "f1", "accuracy", "r2", "mae", "rmse")
+PER_FOLD = ("auroc", "ap", "min_ap", "f1", "accuracy", "r2", "mae", "rmse")
 """Metrics that every fold shows in the run; ``scores.csv`` holds all of them."""
 
 
@@ -80,7 +80,7 @@ def log_cross_validation(
     result = outcome.result
     tasks = safe_parts(task.name for task in outcome.spec.tasks)
     run.params(flatten(outcome.config))
-    for epoch, values in curve_metrics(result.folds, tasks):
+    for epoch, values in curve_metrics(result.folds, tasks, _auxiliary(outcome.spec)):
         run.metrics(values, step=epoch)
     run.metrics(fold_metrics(outcome.scores, splits, tasks) | summary_metrics(outcome.summary, splits, tasks))
     run.metrics({"parameters": result.parameters, "seconds": result.seconds})
@@ -153,10 +153,18 @@ def summary_metrics(summary: pd.DataFrame, splits: Sequence[str], tasks: Mapping
     return metrics
 
 
-def curve_metrics(folds: Sequence[FoldResult], tasks: Mapping[str, str]) -> Iterator[tuple[int, dict[str, float]]]:
-    """``(epoch, {"curve/val/loss": mean over the folds, ...})``, epochs from 1."""
+def _auxiliary(spec: Spec) -> frozenset[str]:
+    return frozenset(task.name for task in spec.tasks if task.auxiliary)
+
+
+def curve_metrics(
+    folds: Sequence[FoldResult], tasks: Mapping[str, str], auxiliary: Collection[str] = ()
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """``(epoch, {"curve/val/loss": mean over the folds, ...})``, epochs from 1; ``auxiliary`` tasks are in no mean over
+    tasks.
+    """
     curves: dict[str, np.ndarray] = {}
-    for name, curve in mean_curves(folds).items():
+    for name, curve in mean_curves(folds, auxiliary).items():
         task = task_of(name)
         curves[f"curve/val/{tasks.get(task, task)}/{metric_of(name)}" if task else f"curve/{name}"] = curve
     for index in range(max(len(f.history) for f in folds)):

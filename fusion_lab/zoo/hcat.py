@@ -43,10 +43,11 @@ class Hcat(Model):
     """After EnhancedHCAT: modalities -> missing ones imputed -> tokens ``[B,M,D]`` -> branches -> a transformer over
     all tokens -> a vector per branch -> a transformer over branches -> per task a routing over branches and a head.
 
-    A share in [0, 1] of every modality is what quality and imputation do: a gate told by the quality of all, times its
-    own, which of an imputed one is the mean quality of what is there, less a learned part of the imputation's
+    A share in [0, 1] of every modality is what quality, width and imputation do: a gate told by all qualities, times
+    its own, which of an imputed one is the mean quality of what is there, less a learned part of the imputation's
     uncertainty; and less the wider it is (``narrow``). It multiplies a token's weight in every attention and in the
-    pools, and the largest of a branch its weight over the branches. (The published model multiplies the tokens, which their layer norms undo.)
+    pools, and the largest of a branch its weight over the branches. (The published model multiplies the tokens, which
+    their layer norms undo.)
 
     While training every row is seen in two views, with modalities hidden and noise added, in the second one more hidden
     where there are two: answers are of the first. Penalties: ``contrastive`` (InfoNCE between the views),

@@ -214,12 +214,12 @@ CASES = [case for case in EVERY if case not in REFUSED]
 QUICK = {
     "hcat": {"patients": {"vae-iterative", "mean"}, "vectors": {"vae per batch", "none", "reference"}},
     "token_fusion": {
-        "vectors": {"transformer", "bottleneck", "gated"},
-        "sequences": {"transformer", "gated", "gru in two layers", "cnn", "attention"},
-        "bags": {"bottleneck", "attention of bare projections"},
+        "vectors": {"transformer", "bottleneck"},
+        "sequences": {"gated", "gru in two layers", "cnn"},
+        "bags": {"attention of bare projections"},
         "mixed": {"transformer of bare projections", "gru"},
-        "steps": {"bottleneck", "gru in two layers", "cnn", "attention"},
-        "steps beside others": {"gated", "transformer of bare projections"},
+        "steps": {"bottleneck", "attention"},
+        "steps beside others": {"gated"},
         "steps and rows": {"transformer", "gru"},
     },
     "task_mil": {

@@ -59,6 +59,16 @@ def test_separation_is_the_auroc_of_the_better_sign(seed, levels, gaps):
             assert found[column] == pytest.approx(max(auroc, 1 - auroc))
 
 
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), gaps=st.floats(0, 0.9), kind=st.sampled_from([bool, np.uint8]))
+def test_counting_zeros_and_ones_gives_what_ranking_them_gives(seed, gaps, kind):
+    rng = np.random.default_rng(seed)
+    values, observed = rng.random((ROWS, 70)) < 0.3, rng.random((ROWS, 70)) >= gaps
+    positive = rng.random(ROWS) < 0.4
+    by_counting = separation(values.astype(kind), observed, positive)
+    np.testing.assert_allclose(by_counting, separation(values.astype(float), observed, positive), rtol=1e-12)
+
+
 def test_noise_gives_no_warning():
     inputs, target = noise()
     notes = check_dataset(dataset(inputs, target))

@@ -1,6 +1,8 @@
 """From a search to a served champion, through a tracking server with artifact proxy, for every kind of modality."""
 
 import json
+import shutil
+from subprocess import CompletedProcess
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,8 @@ import pytest
 from jobs_stage import SPACE, Stage, run_command
 from mlflow import MlflowClient
 from servers import ask, served_model, tracking_server
+
+from fusion_lab.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +56,18 @@ ROWS = {
 
 
 @pytest.mark.parametrize("kind", list(EXPERIMENTS))
-def test_from_a_search_to_a_served_champion(kind, tmp_path, empty_store):
+def test_from_a_search_to_a_served_champion(kind, tmp_path, empty_store, monkeypatch, capsys):
+    """Each command is a process of its own for one kind; for the others they run in this one."""
     stage = Stage.set_up(tmp_path / "work", empty_store)
+    shutil.copy(empty_store / "mlflow.db", tmp_path / "server.db")
+    if kind != "sequence":
+        stage.enter(monkeypatch)
+
+    def command(*words) -> CompletedProcess[str]:
+        if kind == "sequence":
+            return run_command(stage, *words)
+        return CompletedProcess(words, main(list(words)), *capsys.readouterr())
+
     tree = {**SMALL, **EXPERIMENTS[kind]}
     stage.experiment(kind, {**tree, "data": {"domain": "synthetic", "rows": 90, **tree["data"]}})
     stage.yaml(f"hpo/{kind}.yaml", {**SPACE, "budget": {"trials": 2}})
@@ -61,7 +75,7 @@ def test_from_a_search_to_a_served_champion(kind, tmp_path, empty_store):
         where = f"--tracking-uri={tracking}"
 
         def run(verb, *more):
-            return run_command(stage, verb, f"--experiment={kind}", where, *more)
+            return command(verb, f"--experiment={kind}", where, *more)
 
         searched = run("hpo")
         assert searched.returncode == 0, searched.stderr
@@ -91,7 +105,7 @@ def test_from_a_search_to_a_served_champion(kind, tmp_path, empty_store):
 
         lines = "\n".join(json.dumps(row) for row in ROWS[kind])
         stage.text("rows.jsonl", lines)
-        done = run_command(stage, "predict", f"--model={kind}", "--input=rows.jsonl", "--output=out.parquet", where)
+        done = command("predict", f"--model={kind}", "--input=rows.jsonl", "--output=out.parquet", where)
         assert done.returncode == 0, done.stderr
         frame = pd.read_parquet(stage.folder / "out.parquet")
         assert len(frame) == 2 and frame["id"].tolist() == ["1", "2"]

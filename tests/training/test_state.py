@@ -45,7 +45,13 @@ def interrupted(plan, path, epoch: int) -> None:
         (REGRESSION, "stacked", None, (2, 4)),
     ],
 )
-@pytest.mark.parametrize("own", [False, True], ids=["settings for all", "settings of their own"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(False, id="settings for all", marks=pytest.mark.slow),
+        pytest.param(True, id="settings of their own"),
+    ],
+)
 def test_continuing_after_any_epoch_equals_never_stopping(tmp_path, tasks, mode, size, epochs, own):
     """Bit by bit, in single precision."""
     plan = make_plan({**STOPPING, **tasks, "training.mode": mode, "training.stack_size": size})

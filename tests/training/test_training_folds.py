@@ -201,8 +201,14 @@ def test_values_told_never_fall_and_stopped_folds_carry_their_best_forward(monit
 LAST = {"training.restore": "last", "training.patience": 1, "training.epochs": 6}
 
 
-@pytest.mark.parametrize("monitor", ["auroc", "loss"])
-@pytest.mark.parametrize(("mode", "size"), WAYS)
+@pytest.mark.parametrize(
+    ("mode", "size", "monitor"),
+    [
+        *((*way, "auroc") for way in WAYS),
+        (*WAYS[0], "loss"),
+        *(pytest.param(*way, "loss", marks=pytest.mark.slow) for way in WAYS[1:]),
+    ],
+)
 def test_the_last_epoch_is_kept_where_it_is_asked_for(mode, size, monitor):
     settings = {**LAST, "training.monitor": monitor, "training.mode": mode, "training.stack_size": size}
     plan = make_plan(settings)

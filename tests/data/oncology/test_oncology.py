@@ -77,7 +77,7 @@ def test_the_patients_files_order_is_the_rows_order_and_no_other_files_is(seed, 
         first, second = load(config(one)), load(config(other))
     rows = torch.tensor(order)
     assert second.ids.tolist() == first.ids[order].tolist()
-    for left, right in zip(first.gather(rows)[:-1], second.gather(torch.arange(12))[:-1], strict=True):
+    for left, right in zip(first.gather(rows)[:6], second.gather(torch.arange(12))[:6], strict=True):
         assert set(left) == set(right)
         assert all(torch.equal(left[name], right[name]) for name in left)
 
