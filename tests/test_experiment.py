@@ -16,12 +16,9 @@ from fusion_lab.contracts import ConfigError
 from fusion_lab.data.scaling import ScalingConfig
 from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.experiment import SHORT_NAMES, Materials, find, override, read_experiment, resolve
-from fusion_lab.search.space import check_space, parse_space
-from fusion_lab.search.study import read_study
 
 ROOT = Path(fusion_lab.__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-STUDIES = sorted((ROOT / "hpo").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
@@ -30,18 +27,6 @@ def test_what_was_resolved_is_the_same_experiment(file):
     text = dump_yaml(experiment.resolved())
     assert resolve(parse_yaml(text, "again"), "again") == experiment
     assert dump_yaml(resolve(parse_yaml(text, "again"), "again").resolved()) == text
-
-
-@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
-def test_every_point_of_a_space_is_an_experiment(file):
-    config = read_study(file)
-    bases = [read_experiment(str(e)) for e in EXPERIMENTS if e.stem == config.experiment]
-    bases = bases or [e for e in map(read_experiment, map(str, EXPERIMENTS)) if e.model.family == file.stem]
-    assert bases, f"{file}: a space of no experiment"
-    space = parse_space(config.space, str(file))
-    assert space.names()
-    for experiment in bases:
-        check_space(space, experiment.resolved(), str(file))
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs_stage import PROJECT, Stage, make_store, run_process
+from jobs_stage import PROJECT, Stage, run_process
 
 from fusion_lab.cli import VERBS, parse
 from fusion_lab.config import load_yaml
@@ -129,12 +129,11 @@ def test_a_launched_search_and_the_training_of_its_best(launchable):
         ("hancock", "data", "nowhere", "nowhere: expected a folder of data files, found no such folder"),
     ],
 )
-def test_a_launch_that_is_refused(entry, parameter, value, line, launchable, tmp_path, tmp_path_factory):
-    make_store(tmp_path)
+def test_a_launch_that_is_refused(entry, parameter, value, line, launchable, tmp_path, empty_store):
     folder = tmp_path / "project"
     shutil.copytree(launchable, folder, ignore=shutil.ignore_patterns("studies", "mlruns", "mlflow.db"))
     shutil.copytree(launchable.parent / "bin", tmp_path / "bin")
-    shutil.copy(tmp_path / "mlflow.db", folder / "mlflow.db")
+    shutil.copy(empty_store / "mlflow.db", folder / "mlflow.db")
     done = launch(folder, entry, **{parameter: value})
     assert done.returncode != 0
     ours = [text for text in (done.stdout + done.stderr).splitlines() if text.startswith("fusion-lab: error: ")]

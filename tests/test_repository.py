@@ -95,15 +95,17 @@ def test_experiments_are_complete(name):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_search_spaces_fit_their_experiments(name):
-    """Each of them, and a family's with every experiment that has none of its own."""
+    """Every point of a space is an experiment; a family's space fits every experiment that has none of its own."""
     file = find_space(name, "demo", read_experiment("demo"))
     study = read_study(file)
     bases = [read_experiment(base) for base in ([study.experiment] if study.experiment in EXPERIMENTS else EXPERIMENTS)]
     if name in FAMILIES:
         bases = [base for base in bases if base.model.family == name]
     assert bases, f"{name} fits nothing"
+    space = parse_space(study.space, str(file))
+    assert space.names()
     for base in bases:
-        check_space(parse_space(study.space, str(file)), base.resolved(), str(file))
+        check_space(space, base.resolved(), str(file))
         make_pruner(study.pruner, base.training.epochs, str(file))
 
 

@@ -1,7 +1,9 @@
 """What a search and a training leave in the registry, also when they are interrupted or go on elsewhere."""
 
+import shutil
+
 import pytest
-from jobs_stage import SPACE, Stage, make_store
+from jobs_stage import SPACE, Stage
 from mlflow import MlflowClient
 
 from fusion_lab.cli import main
@@ -61,10 +63,9 @@ def test_a_search_that_kept_no_weights_says_what_registers_them(stage, capsys):
 
 
 @pytest.mark.slow
-def test_a_search_that_goes_on_against_another_store_registers_there(stage, tmp_path, capsys):
+def test_a_search_that_goes_on_against_another_store_registers_there(stage, empty_store, tmp_path, capsys):
     assert main(HPO) == 0
-    (tmp_path / "other").mkdir()
-    make_store(tmp_path / "other")
+    shutil.copytree(empty_store, tmp_path / "other")
     uri = f"sqlite:///{tmp_path}/other/mlflow.db"
     assert main([*HPO, f"--tracking-uri={uri}"]) == 0
     assert f"--tracking-uri {uri}" in capsys.readouterr().out.split("promote it: ")[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -105,22 +105,34 @@ def test_early_and_hybrid_fusion_find_a_product_that_late_fusion_cannot():
         assert_better(found[fusion], found["late"], margin=0.2)
 
 
-def score(twin: Callable[[Experiment], Materials], seed: int, **model) -> float:
+def learned(twin: Callable[[Experiment], Materials], seed: int, **model) -> Trained:
     mode = "loop" if model.get("encoder") == "lstm" else "stacked"
-    return trained(twin, sensors(seed, {"rows": 20}, {**LONGER, "mode": mode}, **model)).auroc
+    return trained(twin, sensors(seed, {"rows": 20}, {**LONGER, "mode": mode}, **model))
+
+
+@cache
+def reading_steps(seed: int) -> Trained:
+    """What several tests look at."""
+    return learned(pointed_step, seed, fusion="hybrid", encoder="gru", patch=1)
+
+
+def score(twin: Callable[[Experiment], Materials], seed: int, **model) -> float:
+    return learned(twin, seed, **model).auroc
 
 
 @pytest.mark.parametrize("encoder", ["gru", "cnn", "transformer", "lstm"])
 def test_cross_modal_attention_reads_the_step_that_another_modality_names(encoder):
-    found = {
-        fusion: [score(pointed_step, seed, fusion=fusion, encoder=encoder, patch=1) for seed in SEEDS]
-        for fusion in ("hybrid", "early")
-    }
-    assert_better(found["hybrid"], found["early"], margin=0.1)
+    early, hybrid = (
+        [score(pointed_step, seed, fusion=fusion, encoder=encoder, patch=1) for seed in SEEDS]
+        if (fusion, encoder) != ("hybrid", "gru")
+        else [reading_steps(seed).auroc for seed in SEEDS]
+        for fusion in ("early", "hybrid")
+    )
+    assert_better(hybrid, early, margin=0.1)
 
 
 def test_it_is_the_steps_of_the_row_itself_that_tell(monkeypatch):
-    hybrid = [score(pointed_step, seed, fusion="hybrid", patch=1) for seed in SEEDS]
+    hybrid = [reading_steps(seed).auroc for seed in SEEDS]
     forward = HybridFusion.forward
 
     def astray(fusion, tokens, present, steps, noise):
@@ -128,7 +140,7 @@ def test_it_is_the_steps_of_the_row_itself_that_tell(monkeypatch):
         return forward(fusion, tokens, present, others, noise)
 
     monkeypatch.setattr(HybridFusion, "forward", astray)
-    shuffled = [score(pointed_step, seed, fusion="hybrid", patch=1) for seed in SEEDS]
+    shuffled = [score(pointed_step, seed, fusion="hybrid", encoder="gru", patch=1) for seed in SEEDS]
     assert_better(hybrid, shuffled, margin=0.1)
 
 
@@ -141,8 +153,7 @@ def test_any_number_of_heads_learns_to_read_the_named_step(heads):
 def test_attention_lies_on_the_step_that_another_modality_names():
     inside, outside = [], []
     for seed in SEEDS:
-        config = sensors(seed, {"rows": 20}, LONGER, fusion="hybrid", patch=1)
-        result = trained(pointed_step, config)
+        result = reading_steps(seed)
         (asked,) = (m for m in result.result.maps if m.name == "track steps asked by others")
         assert asked.axes[0].labels == ("which",)
         weights, named = asked.values[:, 0], named_steps(result.materials)[asked.row]
