@@ -133,7 +133,7 @@ class Stack:
         real = int(batch.weight.any(0).nonzero().max()) + 1 if bool(batch.weight.any()) else count
         size = _rows_at_once(batch) if self.mode == "stacked" else real
         slices = [slice(start, min(start + size, real)) for start in range(0, real, size)]
-        taken = [self._answers(weights, pytree.tree_map(lambda leaf, s=s: leaf[:, s], batch)) for s in slices]
+        taken = [self._answers(weights, _part(batch, (slice(None), rows))) for rows in slices]
         if real < count:
             taken.append(
                 pytree.tree_map(lambda leaf: leaf.new_zeros(len(leaf), count - real, *leaf.shape[2:]), taken[0])
@@ -173,8 +173,16 @@ class Stack:
                 layer._init_flat_weights()  # its list of weights, made anew in forward, is not left behind
 
 
-def _part(tree, folds: slice | int):
-    return pytree.tree_map(lambda leaf: leaf[folds], tree)
+def _part(tree, place: slice | int | tuple[slice, slice]):
+    """Some folds, or folds and rows, of every tensor in dicts and tuples: what ``pytree.tree_map`` gives, which for a
+    small model takes a fifth of a training.
+    """
+    if isinstance(tree, Tensor):
+        return tree[place]
+    if isinstance(tree, dict):
+        return {name: _part(leaf, place) for name, leaf in tree.items()}
+    parts = [_part(leaf, place) for leaf in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
 
 
 def _joined(outputs: list[Output], axis: int) -> Output:
