@@ -35,6 +35,7 @@ def test_a_single_value_that_differs_is_told(what):
     assert found["difference"] > APART and len(described_too_differently(found)) == 1
 
 
+@pytest.mark.slow
 def test_every_contender_is_timed_in_every_round():
     found = measure(FEW, rounds=2)
     assert found["rows"] == FEW and found["difference"] <= APART and RDKIT in found["readers"]

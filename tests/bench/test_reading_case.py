@@ -75,6 +75,7 @@ def test_every_reader_is_timed_in_every_round():
         assert len(of["rounds"]) == 2 and min(one["wall"] for one in (of["cold"], *of["rounds"])) > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_reads_without_training(tmp_path):
     done = bench(tmp_path, "--case", "reading", "--quick", "--output", "quick.json")
     assert done.returncode == 0, done.stdout + done.stderr

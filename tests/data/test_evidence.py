@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
@@ -46,6 +46,7 @@ def test_a_scaler_multiplies_quality_by_it_fold_by_fold_and_remembers_it():
         assert torch.equal(own[name], of)
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), width=st.integers(1, 30), count=st.integers(5, 20), classes=st.integers(1, 3))
 def test_it_is_scikit_learns_ridge_fitted_without_each_row(seed, width, count, classes):
     rng = np.random.default_rng(seed)

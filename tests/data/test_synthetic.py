@@ -172,6 +172,7 @@ def test_groups_are_even_and_alike():
     assert load(SyntheticConfig(rows=20)).group is None
 
 
+@pytest.mark.slow
 def test_without_signal_labels_are_independent_of_every_input():
     scores = []
     for seed in range(4):
@@ -188,6 +189,7 @@ def test_the_oracle_tells_the_label(planted):
     assert roc_auc_score(load(config).targets["outcome"], truth(config).oracle["outcome"]) > 0.8
 
 
+@pytest.mark.slow
 def test_of_an_interaction_only_the_pair_tells():
     config = SyntheticConfig(rows=600, modalities=TWO_VECTORS)
     data = load(config)
@@ -292,6 +294,7 @@ def test_a_task_per_step_labels_the_useful_sequences_as_long_as_the_first():
     assert data.spec.modality("long").place_name == "time step"
 
 
+@pytest.mark.slow
 def test_of_an_interaction_per_step_only_the_pair_tells_and_only_at_its_own_step():
     two = {name: TWO_SEQUENCES[name] for name in ("left", "right")}
     config = SyntheticConfig(rows=300, modalities=two, tasks={"edit": SyntheticTask(per_step=True)})

@@ -82,6 +82,7 @@ def _values(rows, noise, seed):
     return target, *(target + deviation * rng.normal(size=rows) for deviation in noise)
 
 
+@pytest.mark.slow
 def test_swaps_reject_as_often_as_they_say_where_the_models_are_exchangeable():
     p = np.array([paired_rows(closeness, *_values(25, (1, 1), run), draws=99, seed=run).p for run in range(300)])
     rejected, least, most = _rejections(p)

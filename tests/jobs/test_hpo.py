@@ -392,6 +392,7 @@ def test_the_time_budget_stops_new_trials(stage, capsys):
     assert len(stage.trials()) <= 1 and stage.running() == []
 
 
+@pytest.mark.slow
 def test_a_search_on_a_subsample_says_so_registers_nothing_and_leaves_its_best_for_all_rows(stage, capsys):
     stage.yaml("hpo/tiny.yaml", SPACE, budget__rows=40, budget__trials=2)
     assert main(COMMAND) == 0

@@ -82,6 +82,7 @@ def as_records(stage) -> list[dict]:
     return rows
 
 
+@pytest.mark.slow
 def test_folder_records_and_training_data_get_the_same_answers(stage):
     stage.text("rows.jsonl", "\n".join(json.dumps(row) for row in as_records(stage)))
     of_folder, of_records = answers(stage, "data", "a.parquet"), answers(stage, "rows.jsonl", "b.parquet")
@@ -185,6 +186,7 @@ def test_what_is_not_there_is_said(stage, capsys, arguments, says):
     assert all(part in err for part in says), err
 
 
+@pytest.mark.slow
 def test_lines_of_json_are_told_by_their_numbers(stage, capsys):
     row = as_records(stage)[0]
     good = json.dumps(row)

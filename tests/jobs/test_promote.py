@@ -95,6 +95,7 @@ def test_the_first_challenger_becomes_champion_the_second_has_to_be_better_and_t
     assert here.decisions("1") == ["promoted", "replaced", "restored"]
 
 
+@pytest.mark.slow
 def test_the_same_configuration_is_registered_once(registered):
     here = registered()
     assert f"registered {NAME} version 1 as challenger" in here.run("train")[1]
@@ -240,6 +241,7 @@ def test_one_fold_is_compared_row_by_row(registered):
     assert code == 0 and "the test rows of 1 folds together" in out and "swaps and bootstrap" in out, out
 
 
+@pytest.mark.slow
 def test_a_name_with_a_dot_and_a_watched_loss_are_registered_with_their_score(registered):
     here = registered(name="cohort v1.2", training__monitor="loss")
     code, out = here.run("train")
@@ -278,6 +280,7 @@ def test_who_is_not_there_cannot_be_promoted(registered):
         assert all(part in err for part in says), err
 
 
+@pytest.mark.slow
 def test_a_challenger_of_other_data_is_refused_before_anything_is_judged(registered):
     here = registered()
     here.run("train")
@@ -286,6 +289,7 @@ def test_a_challenger_of_other_data_is_refused_before_anything_is_judged(registe
     assert code == 0  # a generated data set is the model's own
 
 
+@pytest.mark.slow
 def test_gates_come_from_the_experiment_file_as_it_is_now(registered, capsys):
     here = registered()
     here.run("train")

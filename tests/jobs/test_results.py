@@ -295,6 +295,7 @@ def test_a_watched_loss_is_not_drawn_beside_scores(stage, capsys, monkeypatch):
     assert "study/best_baseline" not in study.data.metrics
 
 
+@pytest.mark.slow
 def test_settings_of_the_data_make_another_study(stage):
     narrow = {"left": {"width": 3}, "right": {"width": 2}}
     assert main(["hpo", "--experiment=tiny", "--trials=1"]) == 0
@@ -303,6 +304,7 @@ def test_settings_of_the_data_make_another_study(stage):
     assert len(stage.studies()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "kept"), [("none", 0), ("best", 1), ("top-2", 2)])
 def test_as_many_trials_are_kept_as_asked_for(stage, keep, kept):
     stage.yaml("hpo/tiny.yaml", SPACE, keep=keep)

@@ -40,6 +40,7 @@ def test_a_figure_is_drawn_here_when_the_process_was_killed():
         assert process.draw("curves", curves_dict(folds)) == draw_here("curves", curves_dict(folds))
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_its_input():
     process = DrawingProcess()
     process.draw("curves", curves_dict(make_folds()))

@@ -71,6 +71,7 @@ def assert_same(one: CrossValidation, other: CrossValidation) -> None:
             assert equal(checkpoint.weights, b.checkpoints[name].weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", ["best", "last"])
 @pytest.mark.parametrize(("mode", "size"), WAYS)
 def test_a_checkpoint_is_the_fold_at_the_epoch_of_its_best_score(mode, size, restore):

@@ -160,6 +160,7 @@ def test_latency_is_of_as_many_rows_as_asked_for(plain):
     assert (found.device, found.threads) == (str(probe.plan.device), torch.get_num_threads())
 
 
+@pytest.mark.slow
 def test_importance_finds_the_planted_modalities():
     settings = {
         "data.rows": 200,

@@ -487,6 +487,7 @@ def running(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for processes")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_its_owner(how):
@@ -527,6 +528,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_rdkit_all_but_this_works_and_this_says_what_to_install():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_RDKIT], capture_output=True, text=True, check=False, timeout=120
