@@ -85,6 +85,7 @@ def run(
         with study.locked(), DrawingProcess() as process:
             promote = command_line("promote", experiment=named, data=data, set=set, tracking_uri=tracking_uri)
             _Search(study, config, materials, place, progress, again, promote, process.draw).run()
+            place.run.flush()  # while there is a process that draws what is still to be written
         return study
 
 

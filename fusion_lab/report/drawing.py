@@ -79,7 +79,7 @@ class DrawingProcess:
         try:
             _send(self._process.stdin, json.dumps([kind, payload]).encode())
             return _receive(self._process.stdout)
-        except (OSError, EOFError):
+        except (OSError, EOFError, ValueError):  # ValueError: a pipe that was closed meanwhile
             return draw_here(kind, payload)
 
     def close(self) -> None:
