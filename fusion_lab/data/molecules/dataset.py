@@ -114,7 +114,7 @@ def _raw(ids: np.ndarray, modality: Modality, packed: Packed) -> RawModality:
         cells = packed.take(np.arange(len(packed))).instances[:-1].numpy()
         index = pd.MultiIndex.from_arrays([ids[row], position + 1])
     elif isinstance(packed, Bits):
-        cells = np.unpackbits(packed.octets.numpy()[row], axis=1)
+        cells = np.unpackbits(packed.values.numpy()[row], axis=1)
     else:
         assert isinstance(packed, Vectors)
         cells = packed.values.numpy()[row]

@@ -6,7 +6,7 @@ Each gives rows by index, int64 [B], as ``(inputs, valid)`` of a :class:`~fusion
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -37,13 +37,16 @@ class Packed(Protocol):
 class Vectors:
     """A vector per molecule: ``values`` float32 [R,F], 0 where not ``valid``, bool [R]."""
 
+    KEPT: ClassVar[type] = np.float32
+    """As what ``values`` are kept."""
+
     values: Tensor
     valid: Tensor
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Vectors:
+    def of(cls, values: np.ndarray) -> Self:
         """Of molecules that all have one."""
-        return cls(torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.ones(len(values)).bool())
+        return cls(torch.from_numpy(np.ascontiguousarray(values, cls.KEPT)), torch.ones(len(values)).bool())
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -59,45 +62,23 @@ class Vectors:
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.values[rows], self.valid[rows]
 
-    def take(self, rows: np.ndarray) -> Vectors:
+    def take(self, rows: np.ndarray) -> Self:
         there = torch.from_numpy(rows >= 0)
-        return Vectors(_or_zero(self.values, rows, there), _or_zero(self.valid, rows, there))
+        return type(self)(_or_zero(self.values, rows, there), _or_zero(self.valid, rows, there))
 
 
-@dataclass(frozen=True)
-class Bits:
-    """A vector of bits per molecule: ``octets`` uint8 [R,F/8], the first bit of eight the highest; ``valid`` bool [R].
+class Bits(Vectors):
+    """A vector of bits per molecule: ``values`` uint8 [R,F/8], the first bit of eight the highest; ``valid`` bool [R].
 
     >>> Bits.of(np.packbits([[0, 1, 1, 0, 0, 0, 0, 1]], axis=1)).gather(torch.tensor([0]))[0].tolist()
     [[0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]]
     """
 
-    octets: Tensor
-    valid: Tensor
-
-    @classmethod
-    def of(cls, octets: np.ndarray) -> Bits:
-        """Of molecules that all have one, packed as :func:`numpy.packbits` does."""
-        return cls(torch.from_numpy(np.ascontiguousarray(octets, np.uint8)), torch.ones(len(octets)).bool())
-
-    def __len__(self) -> int:
-        return len(self.valid)
-
-    @property
-    def present(self) -> np.ndarray:
-        return self.valid.numpy()
-
-    @property
-    def nbytes(self) -> int:
-        return self.octets.nbytes + self.valid.nbytes
+    KEPT = np.uint8
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        bits = np.unpackbits(self.octets[rows].numpy(), axis=-1)
-        return torch.from_numpy(bits).float(), self.valid[rows]
-
-    def take(self, rows: np.ndarray) -> Bits:
-        there = torch.from_numpy(rows >= 0)
-        return Bits(_or_zero(self.octets, rows, there), _or_zero(self.valid, rows, there))
+        octets, valid = super().gather(rows)
+        return torch.from_numpy(np.unpackbits(octets.numpy(), axis=-1)).float(), valid
 
 
 @dataclass(frozen=True)
