@@ -3,7 +3,7 @@
 One alphabet of dimensions, used in every shape comment of the project::
 
     K folds   R rows of a data set   B rows of a mini-batch   M modalities   T time steps
-    N instances of a bag   F features   D width   C classes
+    N instances of a bag   F features   D width   C classes   U units of a task (tracks)
 
 One meaning of a mask: ``True`` = real. It is inverted for PyTorch nowhere else than in
 :mod:`fusion_lab.blocks.masking`.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 ModalityKind = Literal["vector", "sequence", "bag"]
-FeatureKind = Literal["numeric", "binary", "category", "indicator"]
+FeatureKind = Literal["numeric", "binary", "category", "indicator", "embedding"]
 TaskKind = Literal["binary", "multiclass", "regression"]
 MapKind = Literal["attention", "gate", "answer"]
 
@@ -49,7 +49,11 @@ class Feature:
     A categorical source column becomes one ``category`` feature per category of its vocabulary, side by side, the last
     of them :data:`UNKNOWN`; an ``indicator`` is 1 where its source column's cell is missing. The words of a ``binary``
     column are ``category``, coded 1, and ``other``, coded 0; where both are ``None`` its cells are 0 and 1 themselves.
-    ``gaps``: whether cells of the source column were missing in the data that the spec was made from.
+    ``gaps``: whether cells of the source column were missing in the data that the spec was made from. An ``embedding``
+    is a coordinate of a vector whose length means something: it is not scaled, and 0 where it is missing.
+
+    A feature of one of several things of a kind ("track 3") names it as its ``unit``, and what it is of each of them
+    as its ``quantity`` ("scale"): the features of one quantity are scaled alike.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Feature:
     category: str | None = None
     other: str | None = None
     gaps: bool = False
+    unit: str = ""
+    quantity: str = ""
 
     @property
     def column(self) -> str:
@@ -109,6 +115,10 @@ class Task:
     A task per step has a target at every time step of the sequences ``steps``, which are of one length and share their
     clock: position t is the same moment in all of them. Without ``steps`` there is one target per row.
 
+    A task with ``units`` has a target for each of these things at every step, its last axis; the features of a unit
+    carry its name. Of a ``causal`` task, the answer at step t may go by nothing later than step t: its targets lie
+    ahead, among what later steps of the inputs show.
+
     An ``auxiliary`` task is there to help the others learn: it is trained and scored, and no mean over tasks, no
     stopping, search or promotion goes by it. The word names the group of auxiliary tasks that it belongs to.
     """
@@ -118,6 +128,8 @@ class Task:
     classes: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     auxiliary: str = ""
+    units: tuple[str, ...] = ()
+    causal: bool = False
 
     @property
     def per_step(self) -> bool:
@@ -154,8 +166,9 @@ class Spec:
         return next(t for t in self.tasks if t.name == name)
 
     def target_shape(self, task: Task) -> tuple[int, ...]:
-        """Shape of one row's target: ``()``, or ``(T,)`` of a task per step."""
-        return (self.modality(task.steps[0]).shape[0],) if task.steps else ()
+        """Shape of one row's target: ``()``, ``(T,)`` of a task per step, with U after it of one per unit."""
+        steps = (self.modality(task.steps[0]).shape[0],) if task.steps else ()
+        return (*steps, *([len(task.units)] if task.units else []))
 
 
 class Batch(NamedTuple):
@@ -166,7 +179,7 @@ class Batch(NamedTuple):
     valid    {modality: bool [B] | [B,T] | [B,N]}         a missing modality is all False
     observed {modality: bool, the inputs' shape}          False = a missing cell inside a present modality
     quality  {modality: float [B]}                        in [0, 1]; 1 where unknown
-    targets  {task: float [B] | [B,T]}                    class code or value; 0 where not ``known``
+    targets  {task: float [B] | [B,T] | [B,T,U]}          class code or value; 0 where not ``known``
     known    {task: bool, the target's shape}
     weight   float [B]                                    0 = a padding row: counts nowhere
     emphasis {task: float [B]}                            >= 0, how much a row counts in the task's loss beside
@@ -211,7 +224,7 @@ class Output(NamedTuple):
     """A model's answer.
 
     ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a
-    multiclass one (with T before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``:
+    multiclass one (with T, and U where the task has units, before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``:
     ``{name: [B,...]}``, attention or gate weights; the model's ``maps`` say what their axes are.
     """
 
