@@ -130,6 +130,16 @@ def validate(kind: type[C], tree: Mapping[str, Any], source: str) -> C:
         raise ConfigError(f"{source}: {_first_fault(kind, json.loads(text), error)}") from None
 
 
+def faulty_paths(kind: type[BaseModel], tree: Mapping[str, Any]) -> set[str]:
+    """The dotted paths of all that is wrong with a mapping as settings of ``kind``."""
+    text = json.dumps(tree, default=str)
+    try:
+        kind.model_validate_json(text)
+    except ValidationError as error:
+        return {_path(fault, json.loads(text)) for fault in error.errors(include_url=False)}
+    return set()
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted paths.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from fusion_lab.config import Config, assign, load_yaml, nearest, validate
+from fusion_lab.config import Config, assign, faulty_paths, flatten, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
 from fusion_lab.data.activity.settings import ActivityConfig
@@ -145,11 +145,52 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None, data:
         overrides: ``{dotted path: value}``.
         data: folder of the input files, in place of the file's ``data.root``.
     """
+    tree, path = experiment_tree(name, overrides, data)
+    try:
+        return resolve(tree, str(path))
+    except ConfigError as error:
+        several = list_valued(tree)
+        if not several:
+            raise
+        raise ConfigError(f"{error} (several values of {', '.join(several)}: that is a sweep)") from None
+
+
+def experiment_tree(
+    name: str, overrides: Mapping[str, Any] | None = None, data: str | None = None
+) -> tuple[dict[str, Any], Path]:
+    """The settings that :func:`read_experiment` reads, before they are checked, and the file that they are from."""
     path = find("experiments", name)
     tree = {"name": path.stem, **load_yaml(path)}
     if data:
         _set_root(tree, data, path)
-    return resolve(override(tree, overrides or {}), str(path))
+    return override(tree, overrides or {}), path
+
+
+def list_valued(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists of settings that stand where one value is asked for, by dotted path, in the order of the tree; where a
+    list is asked for, lists of lists.
+
+    >>> list_valued({"name": "x", "data": {"domain": "synthetic"}, "optimiser": {"lr": [1e-3, 1e-2]}, "seed": 1})
+    {'optimiser.lr': [0.001, 0.01]}
+    """
+    lists = {path: value for path, value in flatten(tree).items() if isinstance(value, list) and value}
+    found = {f"{section}.{key}" for section, key in SECTION_SWITCHES.items()} & lists.keys()
+    while True:
+        single = deepcopy(dict(tree))
+        for path in found:
+            assign(single, path, lists[path][0])
+        if isinstance(single.get("model"), dict):
+            single["model"].setdefault("family", "token_fusion")
+        faulty = faulty_paths(Experiment, single)
+        more = {path for path, value in lists.items() if path not in found and _asks_for_one(path, value, faulty)}
+        if not more:
+            return {path: value for path, value in lists.items() if path in found}
+        found |= more
+
+
+def _asks_for_one(path: str, value: list[Any], faulty: set[str]) -> bool:
+    inside = all(isinstance(option, list) for option in value) and any(f.startswith(f"{path}.") for f in faulty)
+    return path in faulty or inside
 
 
 def override(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

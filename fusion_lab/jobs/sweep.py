@@ -11,7 +11,7 @@ from typing import Any
 from fusion_lab.config import dump_yaml, parse_overrides
 from fusion_lab.contracts import ConfigError, Predictions, UserError, content_hash
 from fusion_lab.evaluation.entries import Entry
-from fusion_lab.experiment import Experiment, Materials, find, read_experiment
+from fusion_lab.experiment import Experiment, Materials
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
 from fusion_lab.jobs.cells import (
     CELL,
@@ -37,7 +37,7 @@ from fusion_lab.jobs.tell import closed_lines, command_line, data_lines, run_lin
 from fusion_lab.report.comparison import OPTIMISTIC, Line, Report, note_lines, table_lines
 from fusion_lab.report.drawing import Draw, DrawingProcess
 from fusion_lab.search.lock import locked
-from fusion_lab.search.sweep import FOLDER, Cell, SweepConfig, make_cells, named, read_sweep, sweep_name
+from fusion_lab.search.sweep import Cell, SweepConfig, make_cells, named, read_settings, sweep_name
 from fusion_lab.tracking.descriptions import data_facts, describe, protocol_sentence
 from fusion_lab.tracking.errors import told as store_told
 from fusion_lab.tracking.provenance import dataset_input, environment
@@ -78,19 +78,13 @@ def run(
     """Computes the cells of a sweep that are not finished yet, and compares all of them.
 
     ``sweep`` is a name in ``experiments/sweeps/`` or a path, by default the experiment's name; ``experiment`` stands in
-    place of the one that the sweep's file names.
+    place of the one that the sweep's file names. Lists in place of single values, in the experiment's file or in
+    ``set``, are a sweep by themselves: the product of them.
     """
     overrides: dict[str, Any] = parse_overrides(set)
     if seed is not None:
         overrides["seed"] = seed
-    if not sweep and not experiment:
-        raise ConfigError("sweep: expected the name of a sweep or of an experiment, found neither")
-    source = find(FOLDER, sweep or Path(str(experiment)).stem)
-    config = read_sweep(source)
-    chosen = experiment or config.experiment
-    if chosen is None:
-        raise ConfigError(f"{source}: experiment: expected the name of an experiment, found none; name it with one")
-    base = read_experiment(chosen, overrides, data)
+    base, config, source = read_settings(experiment, sweep, data, overrides)
     cells = make_cells(config, base, str(source))
     again = command_line("sweep", experiment=experiment, sweep=sweep, data=data, seed=seed, set=set)
     progress, name = Progress(), sweep_name(source, base)

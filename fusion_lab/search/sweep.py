@@ -10,7 +10,8 @@
       single: {data.modalities: [[hand], [chest]]}
 
 A group has a cell for every combination of its lists; what is no list is the same in all of its cells. An option that
-is a list itself stands in a list of lists; one that is a mapping takes the place of the experiment's.
+is a list itself stands in a list of lists; one that is a mapping takes the place of the experiment's. Lists in place of
+single values in an experiment's own settings are one such group.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -27,9 +29,17 @@ from typing import Any
 
 from pydantic import Field
 
-from fusion_lab.config import Config, load_yaml, nearest, validate
+from fusion_lab.config import Config, assign, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, content_hash
-from fusion_lab.experiment import Experiment, override, resolve
+from fusion_lab.experiment import (
+    Experiment,
+    experiment_tree,
+    find,
+    list_valued,
+    override,
+    read_experiment,
+    resolve,
+)
 
 FOLDER = "experiments/sweeps"
 MOST_CELLS = 200
@@ -81,6 +91,32 @@ def read_sweep(path: Path) -> SweepConfig:
     return config.model_copy(update={"cells": cells})
 
 
+def read_settings(
+    experiment: str | None, sweep: str | None, data: str | None, overrides: Mapping[str, Any]
+) -> tuple[Experiment, SweepConfig, Path]:
+    """The experiment, the cells, and the file that says which: a sweep's, or an experiment's whose settings are lists.
+
+    Raises:
+        ConfigError: neither is named, or a file of cells and lists in the settings at once.
+    """
+    if not sweep and not experiment:
+        raise ConfigError("sweep: expected the name of a sweep or of an experiment, found neither")
+    if experiment:
+        tree, path = experiment_tree(experiment, overrides, data)
+        lists = list_valued(tree)
+        if lists and sweep:
+            told = ", ".join(lists)
+            raise ConfigError(f"sweep: expected a file of cells or several values of a setting, found both ({told})")
+        if lists:
+            return _sweep_of_lists(tree, lists, path)
+    source = find(FOLDER, sweep or Path(str(experiment)).stem)
+    config = read_sweep(source)
+    chosen = experiment or config.experiment
+    if chosen is None:
+        raise ConfigError(f"{source}: experiment: expected the name of an experiment, found none; name it with one")
+    return read_experiment(chosen, overrides, data), config, source
+
+
 def make_cells(config: SweepConfig, base: Experiment, source: str) -> list[Cell]:
     """The cells in the order of the file, each resolved to a complete experiment.
 
@@ -118,6 +154,16 @@ def sweep_name(path: Path, base: Experiment) -> str:
     added later finds the others done. What a cell left counts only where its own configuration, data and folds are.
     """
     return f"sweep-{_folder(path.stem)}-{content_hash([path.stem, base.name, base.identity()])[:8]}"
+
+
+def _sweep_of_lists(
+    tree: Mapping[str, Any], lists: Mapping[str, list[Any]], path: Path
+) -> tuple[Experiment, SweepConfig, Path]:
+    """The product of ``lists`` over settings that hold them; the experiment has the first value of each."""
+    first = deepcopy(dict(tree))
+    for place, values in lists.items():
+        assign(first, place, values[0])
+    return resolve(first, str(path)), SweepConfig(cells={"settings": dict(lists)}), path.with_stem(f"{path.stem}-lists")
 
 
 def _combinations(group: str, settings: Mapping[str, Any], source: str) -> list[dict[str, Any]]:

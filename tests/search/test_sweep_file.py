@@ -8,9 +8,9 @@ from jobs_stage import PROJECT, TINY
 
 from fusion_lab.config import dump_yaml
 from fusion_lab.contracts import ConfigError, UserError, content_hash
-from fusion_lab.experiment import override, read_experiment, resolve
+from fusion_lab.experiment import list_valued, override, read_experiment, resolve
 from fusion_lab.search.lock import locked
-from fusion_lab.search.sweep import make_cells, named, read_sweep, sweep_name
+from fusion_lab.search.sweep import make_cells, named, read_settings, read_sweep, sweep_name
 
 BASE = resolve({"name": "tiny", **TINY}, "tiny")
 
@@ -180,3 +180,40 @@ def test_every_matrix_of_the_project_is_of_experiments_there_are(file):
     assert config.experiment is not None
     cells = make_cells(config, read_experiment(config.experiment), file.name)
     assert len({content_hash(cell.experiment.identity()) for cell in cells}) > 1
+
+
+def asked(tree, overrides=None, sweep=None):
+    Path("mine.yaml").write_text(dump_yaml({**TINY, **tree}))
+    base, config, source = read_settings("./mine.yaml", sweep, None, overrides or {})
+    return base, make_cells(config, base, str(source))
+
+
+def test_lists_in_place_of_single_values_are_their_product():
+    model = {**TINY["model"], "d_model": [8, 16]}
+    base, cells = asked({"model": model}, {"optimiser.lr": [1e-3, 1e-2], "seed": 3})
+    found = {(c.experiment.model.d_model, c.experiment.optimiser.lr) for c in cells}
+    assert found == {(d, lr) for d in (8, 16) for lr in (1e-3, 1e-2)} and len(cells) == len(found)
+    assert base == cells[0].experiment and {c.experiment.seed for c in cells} == {3}
+
+
+def test_a_list_that_a_setting_takes_is_none_to_be_multiplied():
+    activity = {"data": {"domain": "activity", "modalities": ["hand", "chest"]}}
+    assert list_valued({"name": "a", **activity}) == {}
+    several = {"data": {"domain": "activity", "modalities": [["hand"], ["hand", "chest"]]}}
+    assert list_valued({"name": "a", **several}) == {"data.modalities": [["hand"], ["hand", "chest"]]}
+
+
+def test_families_can_be_multiplied():
+    _, cells = asked({}, {"model.family": ["token_fusion", "sensor_fusion"]})
+    assert [c.experiment.model.family for c in cells] == ["token_fusion", "sensor_fusion"]
+
+
+def test_one_value_of_each_is_asked_for_where_no_sweep_is():
+    Path("mine.yaml").write_text(dump_yaml(TINY))
+    with pytest.raises(ConfigError, match=r"model\.d_model: expected .* \(several values of model\.d_model: that is a"):
+        read_experiment("./mine.yaml", {"model.d_model": [8, 16]})
+
+
+def test_cells_and_lists_at_once_are_refused():
+    with pytest.raises(ConfigError, match=r"found both \(optimiser\.lr\)"):
+        asked({}, {"optimiser.lr": [1e-3, 1e-2]}, sweep="some")
