@@ -26,7 +26,7 @@ from fusion_lab.data.table import TableConfig
 from fusion_lab.evaluation.gates import PromotionConfig
 from fusion_lab.evaluation.settings import EvaluationConfig
 from fusion_lab.objectives import Objective, ObjectiveConfig
-from fusion_lab.training.augmentation import AugmentationConfig
+from fusion_lab.training.augmentation import AugmentationConfig, check_augmentation
 from fusion_lab.training.execution import check_stackable
 from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
@@ -338,6 +338,7 @@ class Materials:
         plan.training.pick_device()
         plan.build_model()
         check_stackable(plan)
+        check_augmentation(self.spec, experiment.augmentation)
         undefined_folds(
             self.spec, experiment.training, self.folds, self.dataset.gather(torch.arange(len(self.dataset)))
         )

@@ -1,5 +1,5 @@
 """Unreduced losses: ``[B]`` logits, targets and class weights in, ``[B]`` out. The masks are applied where they are
-summed.
+summed. Those of binary tasks take targets between 0 and 1, too: they are linear in them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class ObjectiveConfig(Config):
 
     ``focal_alpha`` weighs the positives of ``focal`` (Lin et al., 2017), those of ``weighted_bce`` and
     ``weighted_focal`` weigh negatives over positives of the training rows, at most ``pos_weight_clip``.
-    ``focal_gammas`` and ``pos_weight_clips`` are those of single tasks. ``label_smoothing`` e turns a binary target y
-    into y (1 - e) + e / 2. A regression's loss is of standardised targets: huber turns linear one standard deviation
-    away.
+    ``focal_gamma_negatives`` is another gamma for negatives (asymmetric focal loss: Ridnik et al., 2021, without their
+    margin). ``focal_gammas`` and ``pos_weight_clips`` are those of single tasks. ``label_smoothing`` e turns a binary
+    target y into y (1 - e) + e / 2. A regression's loss is of standardised targets: huber turns linear one standard
+    deviation away.
 
     Main tasks add up, each times its ``task_weights``. With ``normalise_weights`` these are divided by their mean,
     clipped to ``floor`` and ``ceil`` and divided by their mean again, and the mean over main tasks is taken. A group of
@@ -50,6 +51,7 @@ class ObjectiveConfig(Config):
     regression: Literal["mse", "huber"] = "mse"
     focal_alpha: float = Field(0.25, gt=0.0, lt=1.0)
     focal_gamma: float = Field(2.0, ge=0.0)
+    focal_gamma_negatives: float | None = Field(None, ge=0.0)
     focal_gammas: dict[str, Weight] = {}
     pos_weight_clip: float | None = Field(None, gt=0.0)
     pos_weight_clips: dict[str, Annotated[float, Field(gt=0.0)]] = {}
@@ -86,20 +88,34 @@ def weighted_bce(logits: Tensor, target: Tensor, weights: Tensor, config: Object
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
     """Focal loss ``alpha_t (1 - p_t)^gamma BCE`` (Lin et al., 2017), ``[B]``."""
-    alpha = config.focal_alpha * target + (1 - config.focal_alpha) * (1 - target)
-    return alpha * _doubt(logits, target, config) * bce(logits, target, weights, config)
+    alpha = config.focal_alpha
+    return alpha * target * _positive(logits, ONES, config) + (1 - alpha) * (1 - target) * _negative(
+        logits, ONES, config
+    )
 
 
 def weighted_focal(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:
     """``(1 - p_t)^gamma`` times :func:`weighted_bce`, ``[B]``: the focal loss with the weights of the classes in place
     of alpha.
     """
-    return _doubt(logits, target, config) * weighted_bce(logits, target, weights, config)
+    return target * _positive(logits, weights, config) + (1 - target) * _negative(logits, weights, config)
 
 
-def _doubt(logits: Tensor, target: Tensor, config: ObjectiveConfig) -> Tensor:
-    """``(1 - p_t)^gamma``, by its logarithm: a power's derivative has no value where the model is sure."""
-    return torch.exp(config.focal_gamma * F.logsigmoid(logits * (1 - 2 * target)))
+ONES = (1.0, 1.0)
+
+
+def _positive(logits: Tensor, weights: Tensor | tuple[float, float], config: ObjectiveConfig) -> Tensor:
+    """What a positive costs: ``(1 - p)^gamma`` by its logarithm, as a power's derivative has no value where the model
+    is sure, times the weighted cross-entropy.
+    """
+    log_p, log_q, little = F.logsigmoid(logits), F.logsigmoid(-logits), config.label_smoothing / 2
+    return -torch.exp(config.focal_gamma * log_q) * (weights[1] * (1 - little) * log_p + weights[0] * little * log_q)
+
+
+def _negative(logits: Tensor, weights: Tensor | tuple[float, float], config: ObjectiveConfig) -> Tensor:
+    gamma = config.focal_gamma if config.focal_gamma_negatives is None else config.focal_gamma_negatives
+    log_p, log_q, little = F.logsigmoid(logits), F.logsigmoid(-logits), config.label_smoothing / 2
+    return -torch.exp(gamma * log_p) * (weights[1] * little * log_p + weights[0] * (1 - little) * log_q)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor, config: ObjectiveConfig) -> Tensor:

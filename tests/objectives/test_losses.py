@@ -138,3 +138,23 @@ def test_binary_losses_and_gradients_are_finite_at_extreme_logits(name, extreme,
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert torch.isfinite(loss).all()
         assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_a_mixed_target_costs_the_mean_of_what_the_two_cost(name):
+    x, y = binary()
+    share = torch.rand(ROWS, dtype=torch.float64)
+    config = ObjectiveConfig(label_smoothing=0.1, focal_gamma=2.0, focal_gamma_negatives=3.5)
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    own, other = (LOSSES[name](x, target, weights, config) for target in (y, 1 - y))
+    mixed = LOSSES[name](x, share * y + (1 - share) * (1 - y), weights, config)
+    torch.testing.assert_close(mixed, share * own + (1 - share) * other)
+
+
+@pytest.mark.parametrize("name", ["focal", "weighted_focal"])
+def test_positives_and_negatives_may_have_gammas_of_their_own(name):
+    x, y = binary()
+    weights = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    both = LOSSES[name](x, y, weights, ObjectiveConfig(focal_gamma=1.0, focal_gamma_negatives=4.0))
+    one, four = (LOSSES[name](x, y, weights, ObjectiveConfig(focal_gamma=gamma)) for gamma in (1.0, 4.0))
+    torch.testing.assert_close(both, torch.where(y > 0, one, four))

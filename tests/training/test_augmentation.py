@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_lab.blocks.randomness import generator
-from fusion_lab.contracts import Batch, Feature, Modality, Spec
-from fusion_lab.training.augmentation import AugmentationConfig, augment, distort, drop_modalities
+from fusion_lab.contracts import Batch, ConfigError, Feature, Modality, Spec, Task
+from fusion_lab.training.augmentation import (
+    AugmentationConfig,
+    augment,
+    check_augmentation,
+    distort,
+    drop_modalities,
+    mix,
+)
 
 NAMES = ("a", "b", "steps")
 
@@ -119,7 +126,7 @@ def distorted(batch: Batch, seed: int = 0, **config: float) -> torch.Tensor:
     return distort(batch, SPEC, AugmentationConfig(**config), generators(seed, folds)).inputs["walk"]
 
 
-@pytest.mark.parametrize("config", [{"scaling": 0.5}, {"offset": 1.0}])
+@pytest.mark.parametrize("config", [{"scaling": 0.5}, {"offset": 1.0}, {"jitter": 0.5}])
 def test_only_numeric_cells_of_sequences_that_are_there_are_distorted(config):
     before = walks()
     after = distort(before, SPEC, AugmentationConfig(**config), generators(0, 2))
@@ -152,6 +159,7 @@ def test_deviations_are_those_asked_for():
     for found, deviation, independent in [
         ((distorted(batch, offset=0.4) - x)[real], 0.4, 2 * rows),
         ((distorted(batch, scaling=0.2) / x - 1)[real], 0.2, 2 * rows),
+        ((distorted(batch, jitter=0.3) - x)[real], 0.3, 8 * rows),
     ]:
         assert abs(float(found.mean())) < 5 * deviation / np.sqrt(independent)
         np.testing.assert_allclose(float(found.std()), deviation, rtol=5 / np.sqrt(independent))
@@ -177,3 +185,67 @@ def test_hidden_modalities_are_drawn_as_they_are_without_distortion():
 def test_nothing_asked_for_is_the_same_batch():
     before = walks()
     assert augment(before, SPEC, AugmentationConfig(), generators(0, 2)) is before
+
+
+DEATH, MONTHS = Task("death", "binary", ("no", "yes")), Task("months", "regression")
+MIXED = Spec((WALK, CLINIC), (DEATH, MONTHS))
+
+
+def labelled(folds: int = 2, rows: int = 30) -> Batch:
+    """Rows with targets, of which some are not known; the last two are padding."""
+    batch, rng = walks(folds, rows), np.random.default_rng(4)
+    known = {name: torch.from_numpy(rng.random((folds, rows)) < 0.7) for name in ("death", "months")}
+    death = torch.from_numpy(rng.integers(0, 2, (folds, rows))).float()
+    months = torch.from_numpy(rng.normal(size=(folds, rows))).float()
+    targets = {"death": death * known["death"], "months": months * known["months"]}
+    weight = torch.ones(folds, rows)
+    weight[:, -2:] = 0
+    return batch._replace(targets=targets, known=known, weight=weight)
+
+
+def test_a_mixed_row_is_its_share_of_itself_and_the_rest_of_one_other_row():
+    before, config = labelled(), AugmentationConfig(mixup=0.4, mixup_share=1.0)
+    after = mix(before, MIXED, config, generators(2, 2))
+    for k, own in enumerate(generators(2, 2)):
+        rows = np.flatnonzero(before.weight[k].numpy())
+        partner, drawn = own.permutation(rows), own.beta(0.4, 0.4, len(rows))
+        for row, other, share in zip(rows, partner, np.maximum(drawn, 1 - drawn), strict=True):
+            for name, mask in (("walk", before.observed["walk"]), ("clinic", before.observed["clinic"])):
+                a, b = before.inputs[name][k, row], before.inputs[name][k, other]
+                both = mask[k, row] & mask[k, other]
+                if name == "walk":
+                    both = both & torch.tensor([True, False, True])
+                expected = torch.where(both, share * a + (1 - share) * b, a).float()
+                torch.testing.assert_close(after.inputs[name][k, row], expected)
+            for name in ("death", "months"):
+                a, b = before.targets[name][k, row], before.targets[name][k, other]
+                both = before.known[name][k, row] & before.known[name][k, other]
+                torch.testing.assert_close(
+                    after.targets[name][k, row], (share * a + (1 - share) * b if both else a).float()
+                )
+    assert after.valid is before.valid and after.known is before.known
+    for name, leaf in after.inputs.items():
+        assert torch.equal(leaf[:, -2:], before.inputs[name][:, -2:])
+
+
+def test_rows_are_mixed_as_often_as_asked_for():
+    rows, share = 20_000, 0.3
+    before = labelled(1, rows)
+    after = mix(before, MIXED, AugmentationConfig(mixup=1.0, mixup_share=share), generators(0, 1))
+    changed = (after.inputs["clinic"] != before.inputs["clinic"])[0, :-2, 0].double().mean()
+    np.testing.assert_allclose(float(changed), share, atol=4 * np.sqrt(share * (1 - share) / rows))
+
+
+def test_a_fold_mixes_by_its_own_generator_alone():
+    before, config = labelled(3), AugmentationConfig(mixup=0.2)
+    every = mix(before, MIXED, config, generators(0, 3)).inputs["walk"]
+    alone = mix(before.map(lambda leaf: leaf[[2]]), MIXED, config, [generator(0, 2)]).inputs["walk"]
+    assert torch.equal(alone[0], every[2])
+
+
+def test_classes_cannot_be_mixed():
+    grade = Task("grade", "multiclass", ("low", "mid", "high"))
+    check_augmentation(MIXED, AugmentationConfig(mixup=0.2))
+    check_augmentation(Spec((WALK,), (grade,)), AugmentationConfig(jitter=0.2))
+    with pytest.raises(ConfigError, match="found grade, a multiclass task"):
+        check_augmentation(Spec((WALK,), (DEATH, grade)), AugmentationConfig(mixup=0.2))
