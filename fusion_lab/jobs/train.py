@@ -12,6 +12,7 @@ from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, s
 from fusion_lab.jobs.crossval import SPLITS, cross_validate_in, log_configuration
 from fusion_lab.jobs.evaluation import evaluate
 from fusion_lab.jobs.final import Trained, enter, link_checkpoints
+from fusion_lab.jobs.fold_files import fold_files
 from fusion_lab.jobs.progress import Progress, duration
 from fusion_lab.jobs.results import Scored, by_fold_lines, fairest, table
 from fusion_lab.jobs.session import Session, session
@@ -100,6 +101,8 @@ def _cross_validate(chosen: Experiment, materials: Materials, place: Session, pr
 def _log(chosen: Experiment, materials: Materials, place: Session, result: CrossValidation, scored: Scored) -> None:
     outcome = log_configuration(place.run, chosen, materials, result, scored, keep_checkpoints=True)
     place.run.json(SUMMARY, training_summary(outcome))
+    for path, content in fold_files(outcome):
+        place.run.json(path, content)
     log_figures(place.run, outcome, interactive=True)
     if chosen.selected:
         place.run.tags({"fusion_lab.estimate": f"selected by {chosen.selected}: out-of-fold scores are optimistic"})
