@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ class ArrayDataset:
         ]
         emphasis = {name: values[rows] for name, values in self.emphasis.items()}
         return Batch(*take, weight=torch.ones(rows.shape), emphasis=emphasis)
+
+    def targets_of(self, rows: Tensor) -> Batch:
+        """As :meth:`gather`, without modalities."""
+        return replace(self, inputs={}, valid={}, observed={}, quality={}).gather(rows)
 
     @classmethod
     def checked(cls, **parts) -> ArrayDataset:

@@ -17,7 +17,7 @@ FEWEST_ROWS = 20
 FEWEST_OF_A_CLASS = 5
 """... of which each side holds this many: among thousands of features some separate fewer by chance."""
 _ROWS = 1024  # rows compared at once
-_BLOCK = 64  # columns ranked at once: ranks take several times the memory of the values
+_CELLS = 1 << 21  # of columns ranked at once: ranks take several times the memory of the values
 
 _OUTCOME = re.compile(
     r"\b(recurren\w*|recurred|relaps\w*|progress\w*|metasta\w*|death|dead|died|deceased|mortality|surviv\w*|outcomes?"
@@ -71,8 +71,9 @@ def separation(values: np.ndarray, observed: np.ndarray, positive: np.ndarray) -
 
 def separations(values: np.ndarray, observed: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """:func:`separation` for several ways of being positive, bool ``[S,R]``: ``[S,F]``. Columns are ranked once."""
-    starts = range(0, values.shape[1], _BLOCK)
-    blocks = [_separations(values[:, i : i + _BLOCK], observed[:, i : i + _BLOCK], positives) for i in starts]
+    size = max(1, _CELLS // max(1, len(values)))
+    parts = (slice(start, start + size) for start in range(0, values.shape[1], size))
+    blocks = [_separations(values[:, part], observed[:, part], positives) for part in parts]
     return np.concatenate([np.zeros((len(positives), 0)), *blocks], axis=1)
 
 
@@ -216,7 +217,7 @@ def _of_rows(modality: Modality, seen: Seen, known: np.ndarray) -> list[_Candida
     """
     there = seen.there[known]
     means, filled = (seen.means, seen.filled) if known.all() else (seen.means[known], seen.filled[known])
-    gaps = np.flatnonzero((filled < there[:, None]).any(axis=0))
+    gaps = _gaps(filled, there)
     shares = filled[:, gaps] / np.maximum(there, 1)[:, None]
     names = [f.name for f in modality.features]
     vector = modality.kind == "vector"
@@ -230,6 +231,12 @@ def _of_rows(modality: Modality, seen: Seen, known: np.ndarray) -> list[_Candida
         what = f"its number of positions ({modality.place_name})"
         candidates.append(_Candidates(what, [""], there[:, None], valid))
     return candidates
+
+
+def _gaps(filled: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Features, int, that some row misses at a position which is there."""
+    parts = (slice(start, start + _ROWS) for start in range(0, len(there), _ROWS))
+    return np.flatnonzero(sum((filled[rows] < there[rows, None]).any(axis=0) for rows in parts))
 
 
 def _of_steps(dataset: Dataset, modality: Modality, task: Task) -> list[_Candidates]:

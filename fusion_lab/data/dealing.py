@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from fusion_lab.contracts import Dataset, Task
+from fusion_lab.data.portions import targets_of
 
 BINS = 5
 """Quantile bins by which a regression target is stratified."""
@@ -112,7 +112,7 @@ def _row_labels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     A task per step counts the share of each row's steps. Without classes to go by, quantile bins of the regression
     targets take their place. Auxiliary tasks decide nothing here.
     """
-    batch = dataset.gather(torch.arange(len(dataset)))
+    batch = targets_of(dataset)
     tasks = [t for t in dataset.spec.main_tasks if t.kind != "regression"] or dataset.spec.main_tasks
     columns, classes = [np.zeros((len(dataset), 0))], [np.zeros(0, bool)]
     for task in tasks:

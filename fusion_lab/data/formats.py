@@ -24,14 +24,7 @@ _COUNTS = {1: "one", 2: "two", 3: "three"}
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Text cells, indexed by line. The standard reader: it knows a record's line and refuses an unclosed quote."""
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable file, found: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
-        raise DataError(f"{path}: line {line}: expected UTF-8 text, found byte 0x{byte:02x}") from None
+    text = read_text(path)
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
     )
@@ -54,6 +47,37 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not records:
         raise DataError(f"{path}: expected rows below the header, found none")
     return pd.DataFrame(records, columns=pd.Index(header, dtype=object), index=pd.Index(lines), dtype=object)
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8 text, as it is.
+
+    Raises:
+        DataError: it cannot be read, or is none.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, found: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        raise DataError(f"{path}: line {line}: expected UTF-8 text, found byte 0x{byte:02x}") from None
+
+
+def parquet_names(path: Path) -> tuple[str, ...]:
+    """Names of a parquet file's columns.
+
+    Raises:
+        DataError: it cannot be read, or two are of one name.
+    """
+    try:
+        names = tuple(pyarrow.parquet.read_schema(path).names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a readable parquet file, found: {first_line(error)}") from None
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: expected each column once, found {quoted(twice)} again")
+    return names
 
 
 def _check_header(path: Path, header: list[str], line: int) -> None:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from fusion_lab.config import nearest
 from fusion_lab.contracts import UNKNOWN, DataError, Feature, Modality
 from fusion_lab.data.cells import listed, read_numbers, words_of
 from fusion_lab.data.readers import Table, quoted
+
+NUMBERS = ("numeric", "embedding")
+"""Kinds of features whose cells are any numbers."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ def encode(modality: Modality, raw: RawModality, strict: bool = False) -> Encode
     _check_columns(modality, raw.table)
     values, observed, present = _encode_lines(modality, raw.table, strict)
     line, place = _places(modality, raw, present)
-    shape = (len(raw.quality), *modality.shape)
+    rows = np.arange(len(raw.quality))
+    if modality.length is None and np.array_equal(line, rows) and np.array_equal(place[0], rows):
+        return Encoded(values, np.ones(len(rows), bool), observed, raw.quality)  # as below, without a second copy
+    shape = (len(rows), *modality.shape)
     made = Encoded(np.zeros(shape, np.float32), np.zeros(shape[:-1], bool), np.zeros(shape, bool), raw.quality)
     made.inputs[place], made.observed[place], made.valid[place] = values[line], observed[line], True
     return made
@@ -108,12 +115,13 @@ def _places(modality: Modality, raw: RawModality, present: np.ndarray) -> tuple[
 
 
 def _check_columns(modality: Modality, table: Table) -> None:
-    table.require(modality.columns, f"modality {modality.name!r}")
+    known = dict.fromkeys(modality.columns)
+    table.require(known, f"modality {modality.name!r}")
     for column in table.frame.columns:
-        if column not in modality.columns:
-            hint = nearest(str(column), list(modality.columns)) if len(modality.columns) <= 20 else ""
+        if column not in known:
+            hint = nearest(str(column), list(known)) if len(known) <= 20 else ""
             raise DataError(
-                f"{table.path}: expected the {len(modality.columns)} columns of modality {modality.name!r}, "
+                f"{table.path}: expected the {len(known)} columns of modality {modality.name!r}, "
                 f"found {column!r} as well{hint}"
             )
 
@@ -121,7 +129,8 @@ def _check_columns(modality: Modality, table: Table) -> None:
 def _encode_lines(modality: Modality, table: Table, strict: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``values`` float32 and ``observed`` bool, both [lines,F], and which lines hold anything, bool [lines]."""
     columns = _columns(modality)
-    numeric = [name for name, features in columns.items() if modality.features[features[0]].kind == "numeric"]
+    kinds = {name: modality.features[features[0]].kind for name, features in columns.items()}
+    numeric = [name for name, kind in kinds.items() if kind in NUMBERS]
     numbers, filled = read_numbers(table, numeric, modality.missing)
     at = {name: i for i, name in enumerate(numeric)}
     shape = (len(table.frame), modality.width)
@@ -134,7 +143,7 @@ def _encode_lines(modality: Modality, table: Table, strict: bool) -> tuple[np.nd
             cells = _encode_words(modality, [modality.features[i] for i in features], table, strict)
         missing[:, c] = cells.missing
         values[:, features] = cells.values
-        if modality.features[features[0]].kind != "category":  # a category's missing cell is observed as unknown
+        if kinds[name] != "category":  # a category's missing cell is observed as unknown
             observed[:, features] = ~cells.missing[:, None]
     for i, feature in enumerate(modality.features):
         if feature.kind == "indicator":
@@ -157,7 +166,8 @@ def _columns(modality: Modality) -> dict[str, list[int]]:
 def _encode_words(modality: Modality, features: list[Feature], table: Table, strict: bool) -> _Cells:
     """A binary or category column."""
     column = features[0].column
-    words = words_of(table.frame[column], modality.missing)
+    cells, of_line = _different(table.frame[column])
+    words = words_of(cells, modality.missing)
     binary = features[0].kind == "binary"
     if binary:
         known = ["0", "1"] if features[0].category is None else [features[0].other, features[0].category]
@@ -165,21 +175,35 @@ def _encode_words(modality: Modality, features: list[Feature], table: Table, str
         known = [f.category for f in features]
     codes = {word: code for code, word in enumerate(known)}
     if binary or strict:
-        _refuse_others(table, column, words, [w for w in known if w is not None], strict)
+        _refuse_others(table, column, words, of_line, [w for w in known if w is not None], strict)
     missing = np.fromiter((word is None for word in words), bool, len(words))
     if binary:
         values = np.fromiter((word == known[-1] for word in words), np.float32, len(words))[:, None]
     else:
         slots = np.fromiter((codes.get(word, codes[UNKNOWN]) for word in words), int, len(words))
         values = np.eye(len(known), dtype=np.float32)[slots]
-    return _Cells(values, missing)
+    return _Cells(values[of_line], missing[of_line])
 
 
-def _refuse_others(table: Table, column: str, words: np.ndarray, known: list[str], strict: bool) -> None:
-    for line, word in enumerate(words):
-        if word is not None and word not in known:
-            expected = f"one of {listed(known)}" if strict else f"{' or '.join(map(repr, known))} in a binary column"
-            raise DataError(f"{table.place(line, column)}: expected {expected}, found {quoted(word)}")
+def _different(cells: pd.Series) -> tuple[pd.Series, np.ndarray]:
+    """Cells, and which of them that of each line is, int [lines]: of numbers those that differ, of which there are two
+    where they are bits, so that a thousand columns of bits are not read cell by cell. Text is left as it is.
+    """
+    if not isinstance(cells.dtype, np.dtype) or cells.dtype.kind not in "biuf":
+        return cells, np.arange(len(cells))
+    of_line, different = pd.factorize(cells.to_numpy(), use_na_sentinel=False)
+    return pd.Series(different), of_line
+
+
+def _refuse_others(
+    table: Table, column: str, words: np.ndarray, of_line: np.ndarray, known: list[str], strict: bool
+) -> None:
+    odd = np.fromiter((word is not None and word not in known for word in words), bool, len(words))[of_line]
+    if odd.any():
+        line = int(np.argmax(odd))
+        expected = f"one of {listed(known)}" if strict else f"{' or '.join(map(repr, known))} in a binary column"
+        found = quoted(words[of_line[line]])
+        raise DataError(f"{table.place(line, column)}: expected {expected}, found {found}")
 
 
 def _refuse_gaps(modality: Modality, columns: dict[str, list[int]], table: Table, missing: np.ndarray) -> None:

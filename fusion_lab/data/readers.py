@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fusion_lab.contracts import DataError
-from fusion_lab.data.formats import hdf5_array, read_csv, read_hdf5, read_npz, read_parquet
+from fusion_lab.data.formats import hdf5_array, parquet_names, read_csv, read_hdf5, read_npz, read_parquet, read_text
 from fusion_lab.data.words import LONGEST_SHOWN, MISSING, as_text, cell_text, clipped, first_line, quoted, suggest
 
 __all__ = [
@@ -28,9 +28,11 @@ __all__ = [
     "file_sha256",
     "first_line",
     "hdf5_array",
+    "parquet_names",
     "quoted",
     "read_ids",
     "read_table",
+    "read_text",
     "suggest",
 ]
 

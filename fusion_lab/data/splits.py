@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 from sklearn.model_selection import GroupKFold, KFold
+from torch import Tensor
 
 from fusion_lab.config import Config
 from fusion_lab.contracts import ConfigError, DataError, Dataset, Folds, Task, content_hash
 from fusion_lab.data.cells import listed
 from fusion_lab.data.dealing import Items, deal, following, items_of
+from fusion_lab.data.portions import targets_of
 
 Protocol = Literal[
     "stratified",
@@ -22,6 +23,7 @@ Protocol = Literal[
     "grouped",
     "leave_one_group_out",
     "loso",
+    "loso-transductive",
     "holdout",
     "shards-70-15-15",
     "given",
@@ -31,9 +33,12 @@ LEAVE_ONE_OUT = ("leave_one_group_out", "loso")
 SHARDS = "shards-70-15-15"
 SHARES = (0.7, 0.15, 0.15)
 """Shares of the rows that the parts of the split by shards are to have."""
-NEED_GROUPS = ("grouped", *LEAVE_ONE_OUT, SHARDS)
+TRANSDUCTIVE = "loso-transductive"
+NEED_GROUPS = ("grouped", *LEAVE_ONE_OUT, SHARDS, TRANSDUCTIVE)
 GIVEN_FOLDS = "given_folds"
-STRADDLING = (SHARDS, "given", GIVEN_FOLDS)
+GIVEN = ("given", GIVEN_FOLDS, TRANSDUCTIVE)
+"""Protocols by a split or folds that the data came with."""
+STRADDLING = (SHARDS, *GIVEN)
 """Protocols that may have one group in several parts."""
 SPLITS = ("train", "val", "test")
 LOCKED = "holdout"
@@ -53,10 +58,12 @@ class FoldsConfig(Config):
     ``test_fraction``. ``repeats`` starts over with other seeds. ``holdout`` as a number locks that share of the rows
     away first.
 
-    Three may have a group in several parts. ``shards-70-15-15`` is a single split that deals shards, all rows of one
+    Four may have a group in several parts. ``shards-70-15-15`` is a single split that deals shards, all rows of one
     group and one class, so that of each class 70, 15 and 15 % of the rows train, validate and test, exact to one shard.
     ``given`` is the single split that comes with the data, ``given_folds`` the folds that do, each tested once and
-    validated by the next. Rows that came locked away stay so under all of them.
+    validated by the next. ``loso-transductive`` leaves one subject out, too, but uses the split that came with the data
+    for the subject's own rows: those of val validate, those of test are tested, and the others' rows all train. Rows
+    that came locked away stay so under all of them.
     """
 
     protocol: Protocol = "stratified"
@@ -73,7 +80,7 @@ class FoldsConfig(Config):
         if self.val_fraction + self.test_fraction >= 1:
             found = f"{self.val_fraction} + {self.test_fraction}"
             raise ValueError(f"expected val_fraction + test_fraction below 1, found {found}")
-        if self.protocol in ("given", GIVEN_FOLDS) and (self.repeats > 1 or self.holdout):
+        if self.protocol in GIVEN and (self.repeats > 1 or self.holdout):
             found = f"{self.repeats} and {self.holdout}"
             raise ValueError(f"expected repeats 1 and holdout 0 with protocol {self.protocol}, found {found}")
         return self
@@ -100,7 +107,7 @@ def make_folds(config: FoldsConfig, dataset: Dataset) -> Folds:
     """
     unit, came_locked = _unit(config, dataset), _came_locked(dataset, config)
     items = items_of(dataset, unit.keys)
-    if config.protocol not in ("given", GIVEN_FOLDS):
+    if config.protocol not in GIVEN:
         items = _unlocked(items, came_locked, unit)
     items, locked = _lock_away(items, unit, config)
     locked |= came_locked
@@ -108,6 +115,8 @@ def make_folds(config: FoldsConfig, dataset: Dataset) -> Folds:
         made: Iterable[tuple[str, Parts]] = [("fold 0", _given(dataset))]
     elif config.protocol == GIVEN_FOLDS:
         made = _given_folds(dataset, came_locked)
+    elif config.protocol == TRANSDUCTIVE:
+        made = _own_split(dataset, came_locked)
     else:
         made = _all_parts(items, unit, config)
     names, parts = zip(*made, strict=True)
@@ -128,17 +137,18 @@ def check_folds(folds: Folds, dataset: Dataset) -> Folds:
     assert not (sum(part.astype(int) for part in parts.values()) + folds.holdout > 1).any(), "parts overlap"
     if dataset.group is not None and folds.protocol not in STRADDLING:
         _assert_whole(folds, dataset.group, "groups")
-    if dataset.recording is not None and folds.protocol not in ("given", GIVEN_FOLDS):
+    if dataset.recording is not None and folds.protocol not in GIVEN:
         _assert_whole(folds, dataset.recording, "recordings")
     for split, part in parts.items():
         for name, rows in zip(folds.names, part, strict=True):
             if not rows.any():
                 raise DataError(f"folds: expected at least one {split} row in {name}, found none")
-    batch = dataset.gather(torch.arange(len(dataset)))
+    batch = targets_of(dataset)
     notes: list[str] = []
     for task in dataset.spec.tasks:
         codes = np.where(batch.known[task.name].numpy(), batch.targets[task.name].numpy(), np.nan)
         _refuse_one_class(task, codes, folds)
+        _refuse_weightless(task, codes, batch.emphasis.get(task.name), folds)
         notes += [_undefined(task, codes, folds.names, split, parts[split]) for split in ("val", "test")]
         notes += _lacking(task, codes, folds)
     return replace(folds, notes=(*folds.notes, *filter(None, notes)))
@@ -161,12 +171,14 @@ def _unit(config: FoldsConfig, dataset: Dataset) -> Unit:
 
 
 def _shards(dataset: Dataset, group: np.ndarray) -> np.ndarray:
-    """A name for each pair of a group and a class, str [R]; unknown labels are a class here."""
-    tasks = dataset.spec.tasks
+    """A name for each pair of a group and a class, str [R]; unknown labels are a class here, auxiliary tasks decide
+    nothing.
+    """
+    tasks = dataset.spec.main_tasks
     if len(tasks) != 1 or tasks[0].kind == "regression" or tasks[0].per_step:
         found = listed([task.name for task in tasks])
-        raise ConfigError(f"folds.protocol: {SHARDS} expects one task, with a class per row, found {found}")
-    batch = dataset.gather(torch.arange(len(dataset)))
+        raise ConfigError(f"folds.protocol: {SHARDS} expects one main task, with a class per row, found {found}")
+    batch = targets_of(dataset)
     codes = np.where(batch.known[tasks[0].name], batch.targets[tasks[0].name], -1).astype(int)
     return np.array([f"{name}\n{code}" for name, code in zip(group, codes, strict=True)])
 
@@ -176,7 +188,8 @@ def _remarks(
 ) -> tuple[str, tuple[str, ...]]:
     """The name of the protocol as it was carried out, and what a reader of the scores should know of it."""
     if config.protocol in STRADDLING:
-        return config.protocol, _straddling(dataset, parts)
+        borrowed = _borrowed(dataset, parts) if config.protocol == TRANSDUCTIVE else ()
+        return config.protocol, (*_straddling(dataset, parts), *borrowed)
     if unit.name == "recording":
         return f"{config.protocol}, whole recordings", (
             "no groups are known: recordings are kept whole, but one person or site may be in several parts",
@@ -287,6 +300,48 @@ def _given_folds(dataset: Dataset, locked: np.ndarray) -> Iterator[tuple[str, Pa
         yield f"fold {name}", (free & ~test & ~val, val, test)
 
 
+def _own_split(dataset: Dataset, locked: np.ndarray) -> Iterator[tuple[str, Parts]]:
+    """A fold per group, in the order of their names: all rows of the others train, its own rows of val validate, and
+    those of test are tested. A group without labelled rows of val is validated on the next one, which then does not
+    train.
+    """
+    if dataset.given_split is None:
+        raise ConfigError(f"folds.protocol: {TRANSDUCTIVE} expects a split that comes with the data, found none")
+    assert dataset.group is not None
+    free = ~locked
+    labelled = _labelled(dataset)
+    names = np.unique(dataset.group[free]).tolist()
+    for place, name in enumerate(names):
+        own = free & (dataset.group == name)
+        val, test = (own & (dataset.given_split == split) for split in SPLITS[1:])
+        if not (test & labelled).any():
+            expected = f"{TRANSDUCTIVE} expects labelled rows of the given split test of every group"
+            raise DataError(f"folds.protocol: {expected}, found none of {name} (loso needs none)")
+        train = free & ~own
+        if not (val & labelled).any():
+            val = free & (dataset.group == names[(place + 1) % len(names)]) & ~own
+        yield name, (train & ~val, val, test)
+
+
+def _labelled(dataset: Dataset) -> np.ndarray:
+    """Rows of which the label of a main task is known, bool [R]."""
+    known = targets_of(dataset).known
+    each = [known[task.name].numpy().reshape(len(dataset), -1).any(axis=1) for task in dataset.spec.main_tasks]
+    return np.any(each, axis=0)
+
+
+def _borrowed(dataset: Dataset, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
+    """A note on groups that others are validated on in their place."""
+    assert dataset.group is not None
+    told = []
+    for val, test in zip(parts[1], parts[2], strict=True):
+        own, other = np.unique(dataset.group[test]), np.unique(dataset.group[val])
+        if len(own) and len(other) and own[0] != other[0]:
+            told.append(f"{own[0]} on {other[0]}")
+    why = "no labelled validation rows of their own, so that they are validated on another, which does not train them"
+    return (f"{why}: {', '.join(told)}",) if told else ()
+
+
 def _all_parts(items: Items, unit: Unit, config: FoldsConfig) -> Iterator[tuple[str, Parts]]:
     for repeat in range(config.repeats):
         prefix = f"repeat {repeat} " if config.repeats > 1 else ""
@@ -359,6 +414,19 @@ def _refuse_one_class(task: Task, codes: np.ndarray, folds: Folds) -> None:
             only = f"only {task.classes[int(found[0])]!r}" if len(found) else "no known label"
             raise DataError(
                 f"task {task.name}: expected at least two classes in the training rows of {name}, found {only}"
+            )
+
+
+def _refuse_weightless(task: Task, codes: np.ndarray, emphasis: Tensor | None, folds: Folds) -> None:
+    """Of a task whose rows count unevenly: ``emphasis`` is ``[R]``."""
+    if emphasis is None:
+        return
+    counts = (emphasis.numpy() > 0) & ~np.isnan(codes).reshape(len(codes), -1).all(axis=1)
+    for name, rows in zip(folds.names, folds.train, strict=True):
+        if not counts[rows].any():
+            raise DataError(
+                f"task {task.name}: expected a weight above 0 among the training rows of {name} that have a label, "
+                "found none"
             )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusion_lab.contracts import Batch, DataError, Dataset, Provenance, Source, Spec, array_hash
 from fusion_lab.data.dealing import deal, items_of
+from fusion_lab.data.portions import targets_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Subset:
 
     def gather(self, rows: Tensor) -> Batch:
         return self.whole.gather(torch.as_tensor(self.rows)[rows])
+
+    def targets_of(self, rows: Tensor) -> Batch:
+        """As :meth:`gather`, without modalities."""
+        return targets_of(self.whole, self.rows[rows.numpy()])
 
     def _some(self, column: np.ndarray | None) -> np.ndarray | None:
         return None if column is None else column[self.rows]

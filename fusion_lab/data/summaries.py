@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fusion_lab.contracts import Batch, Dataset, Modality, Task
-from fusion_lab.data.portions import in_portions
+from fusion_lab.data.portions import in_portions, targets_of
+from fusion_lab.data.raw import NUMBERS
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,16 @@ class Labels:
 
 def look(dataset: Dataset) -> tuple[dict[str, Seen], dict[str, Labels]]:
     """Walks through the rows once; by names of modalities and of tasks."""
-    seen: dict[str, list[Seen]] = {m.name: [] for m in dataset.spec.modalities}
-    labels: dict[str, list[Labels]] = {t.name: [] for t in dataset.spec.tasks}
-    for _, batch in in_portions(dataset):
+    seen: dict[str, Seen] = {}
+    for rows, batch in in_portions(dataset):
         for modality in dataset.spec.modalities:
-            seen[modality.name].append(_portion(modality, batch))
-        for task, parts in labels.items():
-            parts.append(Labels(batch.targets[task].numpy(), batch.known[task].numpy()))
-    together = {name: _together(parts) for name, parts in seen.items()}
-    return together, {
-        task: Labels(np.concatenate([p.target for p in parts]), np.concatenate([p.known for p in parts]))
-        for task, parts in labels.items()
+            part = _portion(modality, batch)
+            if modality.name not in seen:
+                seen[modality.name] = _blank(part, len(dataset))
+            _put(seen[modality.name], part, rows)
+    batch = targets_of(dataset)
+    return seen, {
+        t.name: Labels(batch.targets[t.name].numpy(), batch.known[t.name].numpy()) for t in dataset.spec.tasks
     }
 
 
@@ -79,14 +78,20 @@ def _portion(modality: Modality, batch: Batch) -> Seen:
     low = np.where(real, cells, np.inf).min(axis=0)
     high = np.where(real, cells, -np.inf).max(axis=0)
     if modality.kind == "vector":
-        plain = all(feature.kind != "numeric" for feature in modality.features)
+        plain = all(feature.kind not in NUMBERS for feature in modality.features)
         return Seen(values.astype(np.uint8) if plain else values, observed, there, low, high)
     filled = observed.sum(axis=1)
     means = values.sum(axis=1, dtype=np.float64) / np.maximum(filled, 1)  # inputs are 0 where not observed
     return Seen(means, filled.astype(np.uint16), there, low, high)
 
 
-def _together(parts: Sequence[Seen]) -> Seen:
-    rows = (np.concatenate([getattr(part, name) for part in parts]) for name in ("means", "filled", "there"))
-    low, high = (np.stack([getattr(part, name) for part in parts]) for name in ("low", "high"))
-    return Seen(*rows, low.min(axis=0), high.max(axis=0))
+def _blank(part: Seen, rows: int) -> Seen:
+    """Room for so many rows of a modality of which this is a part: parts beside the whole would take twice as much."""
+    columns = (np.empty((rows, *of.shape[1:]), of.dtype) for of in (part.means, part.filled, part.there))
+    return Seen(*columns, np.full_like(part.low, np.inf), np.full_like(part.high, -np.inf))
+
+
+def _put(whole: Seen, part: Seen, rows: np.ndarray) -> None:
+    whole.means[rows], whole.filled[rows], whole.there[rows] = part.means, part.filled, part.there
+    np.minimum(whole.low, part.low, out=whole.low)
+    np.maximum(whole.high, part.high, out=whole.high)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from fusion_lab.contracts import Predictions, Spec, Task
+from fusion_lab.data.portions import targets_of
 from fusion_lab.evaluation.labelled import METRICS_TOLD
 from fusion_lab.evaluation.metrics import RANGES
 from fusion_lab.evaluation.over_tasks import over_tasks
@@ -60,7 +60,7 @@ def _part(answers: Mapping[str, np.ndarray], package: Package, materials: Materi
 
 def _predictions(answers: Mapping[str, np.ndarray], materials: Materials, row: np.ndarray) -> Predictions:
     rows = np.flatnonzero(materials.folds.holdout)
-    batch = materials.dataset.gather(torch.from_numpy(rows))
+    batch = targets_of(materials.dataset, rows)
     target, known = ({name: leaf.numpy() for name, leaf in of.items()} for of in (batch.targets, batch.known))
     return Predictions(np.zeros(len(rows), int), np.full(len(rows), LOCKED), row, target, known, answers)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fusion_lab.contracts import Folds, Predictions, Spec, Task
+from fusion_lab.data.portions import targets_of
 from fusion_lab.evaluation.folds import ALL_TASKS, LOWEST, FoldScores, score_folds, summarise
 from fusion_lab.evaluation.intervals import corrected_interval, jackknife_interval
 from fusion_lab.evaluation.over_tasks import over_folds, over_tasks
@@ -149,9 +149,7 @@ def is_pooled(materials: Materials, training: TrainingConfig) -> bool:
     """Whether the watched score has no mean over folds, some fold's validation rows leaving it undefined; this is known
     before anything is trained.
     """
-    dataset = materials.dataset
-    everything = dataset.gather(torch.arange(len(dataset)))
-    return any(undefined_folds(materials.spec, training, materials.folds, everything))
+    return any(undefined_folds(materials.spec, training, materials.folds, targets_of(materials.dataset)))
 
 
 def best_first(rows: Sequence[Scored], split: str) -> list[Scored]:

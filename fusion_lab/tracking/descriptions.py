@@ -40,14 +40,17 @@ class DataFacts:
     modalities: pd.DataFrame
     digest: str
     notes: tuple[str, ...] = ()
+    auxiliary: frozenset[str] = frozenset()  # tasks that are in no mean over tasks
 
     @property
     def multiclass(self) -> frozenset[str]:
-        """Tasks of more than two classes, whose F1 is a mean over them; ``""``, their mean, if all tasks are such."""
+        """Tasks of more than two classes, whose F1 is a mean over them; ``""``, the mean over main tasks, if all of
+        these are such.
+        """
         named = self.classes[self.classes["class"] != _UNKNOWN]
         counts = named.groupby("task")["class"].count()
         several = frozenset(counts[counts > 2].index)
-        return several | {""} if len(several) == len(counts) else several
+        return several | {""} if set(counts.index) - self.auxiliary <= several else several
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def data_facts(dataset: Dataset) -> DataFacts:
     """Gathers them; once per study, not per trial."""
     groups = None if dataset.group is None else len(np.unique(dataset.group))
     tables = class_table(dataset), modality_table(dataset)
-    return DataFacts(len(dataset), groups, *tables, dataset_digest(dataset)[:12], dataset.provenance.notes)
+    auxiliary = frozenset(task.name for task in dataset.spec.tasks if task.auxiliary)
+    return DataFacts(len(dataset), groups, *tables, dataset_digest(dataset)[:12], dataset.provenance.notes, auxiliary)
 
 
 def protocol_sentence(folds: Folds, seed: int, restore: Literal["best", "last"] = "best") -> str:

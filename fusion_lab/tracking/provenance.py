@@ -23,6 +23,7 @@ from mlflow.entities import DatasetInput, InputTag
 
 import fusion_lab
 from fusion_lab.contracts import Dataset, Modality, Task, array_hash, content_hash
+from fusion_lab.data.portions import in_portions, targets_of
 
 _PACKAGE = Path(fusion_lab.__file__).resolve().parent
 _NAME_LENGTH, _VALUE_LENGTH, _DIGEST_LENGTH = 500, 60_000, 32
@@ -111,7 +112,7 @@ def class_table(dataset: Dataset) -> pd.DataFrame:
 
     A task with steps counts a row in every class that one of its known steps has; a regression has one class, "known".
     """
-    batch = dataset.gather(torch.arange(len(dataset)))
+    batch = targets_of(dataset)
     group = np.arange(len(dataset)) if dataset.group is None else dataset.group
     lines = []
     for task in dataset.spec.tasks:
@@ -125,11 +126,11 @@ def class_table(dataset: Dataset) -> pd.DataFrame:
 
 def modality_table(dataset: Dataset) -> pd.DataFrame:
     """Who has what: columns ``modality``, ``kind``, ``features``, ``rows`` that have it, ``missing`` ones."""
-    valid = dataset.gather(torch.arange(len(dataset))).valid
-    lines = []
-    for modality in dataset.spec.modalities:
-        present = int(valid[modality.name].reshape(len(dataset), -1).any(1).sum())
-        lines.append((modality.name, modality.kind, modality.width, present, len(dataset) - present))
+    there = dict.fromkeys((modality.name for modality in dataset.spec.modalities), 0)
+    for rows, batch in in_portions(dataset):
+        for name, valid in batch.valid.items():
+            there[name] += int(valid.reshape(len(rows), -1).any(1).sum())
+    lines = [(m.name, m.kind, m.width, there[m.name], len(dataset) - there[m.name]) for m in dataset.spec.modalities]
     return pd.DataFrame(lines, columns=["modality", "kind", "features", "rows", "missing"])
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fusion_lab.contracts import DataError, Feature, Modality, Provenance, Spec, Task
+from fusion_lab.data import checks
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.checks import FEWEST_OF_A_CLASS, FEWEST_ROWS, check_dataset, separation, speak_of_outcome
 
@@ -57,6 +58,18 @@ def test_separation_is_the_auroc_of_the_better_sign(seed, levels, gaps):
         else:
             auroc = roc_auc_score(positive[seen], values[seen, column])
             assert found[column] == pytest.approx(max(auroc, 1 - auroc))
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), cells=st.integers(1, 400), kind=st.sampled_from([bool, float]))
+def test_separation_does_not_depend_on_how_many_columns_are_ranked_at_once(seed, cells, kind):
+    rng = np.random.default_rng(seed)
+    values, observed = rng.integers(0, 2, (40, 9)).astype(kind), rng.random((40, 9)) < 0.9
+    positive = rng.random(40) < 0.5
+    expected = separation(values, observed, positive)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "_CELLS", cells)
+        np.testing.assert_array_equal(separation(values, observed, positive), expected)
 
 
 @settings(max_examples=30)

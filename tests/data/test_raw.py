@@ -1,6 +1,7 @@
 """Encoding raw rows: a function of the spec and of the row alone; what a served model cannot know is refused."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_lab.contracts import UNKNOWN, DataError, Feature, Modality
+from fusion_lab.data.cells import words_of
 from fusion_lab.data.raw import RawModality, encode
 from fusion_lab.data.readers import Table
 
@@ -72,6 +74,14 @@ def test_cells_that_do_not_fit_are_told_with_their_line(line, strict, told):
     assert str(refused.value).startswith(f"c.csv: line 3, {told}")
 
 
+@pytest.mark.parametrize("kind", ["numeric", "embedding"])
+def test_numbers_are_taken_as_they_are(kind):
+    modality = Modality("m", "vector", (Feature("x", kind, gaps=True), Feature("y", kind, gaps=True)))
+    made = encode(modality, raw([("0.5", -2.0), ("", "1e-3")], columns=("x", "y")))
+    np.testing.assert_array_equal(made.inputs, np.float32([[0.5, -2], [0, 1e-3]]))
+    assert made.observed.tolist() == [[True, True], [False, True]]
+
+
 def test_a_row_without_any_cell_is_absent_even_where_cells_must_not_be_missing():
     made = encode(VECTOR, raw([("", "", "", "")]), strict=True)
     assert not made.valid.any()
@@ -132,3 +142,65 @@ def test_an_empty_line_keeps_its_position():
     assert made.valid[0].tolist() == [False, True, False, True]
     assert made.inputs[0].tolist() == [[0, 0], [1, 2], [0, 0], [3, 0]]
     assert made.observed[0, 3].tolist() == [True, False]
+
+
+BITS_AND_SITE = (
+    Feature("bit", "binary", gaps=True),
+    Feature("named", "binary", "named", "0", "1", gaps=True),
+    *(Feature(f"site={name}", "category", "site", name, gaps=True) for name in ("0", "1", "0.5", UNKNOWN)),
+)
+
+
+def encoded_cell_by_cell(modality, frame, strict):
+    """Values [lines,F] and missing [lines, columns], or the line and column of the first cell that does not fit."""
+    values, missing = np.zeros((len(frame), modality.width)), np.zeros((len(frame), 3), bool)
+    known = {"bit": ["0", "1"], "named": ["1", "0"], "site": [f.category for f in modality.features[2:]]}
+    for c, (column, words) in enumerate(known.items()):
+        for line, word in enumerate(words_of(frame[column].astype(object), modality.missing)):
+            missing[line, c] = word is None
+            if word is not None and word not in words and (strict or column != "site"):
+                return f"line {frame.index[line]}, column {column!r}"
+            if column == "site":
+                values[line, 2 + (words.index(word) if word in words else 3)] = 1
+            else:
+                values[line, c] = word == words[1]
+    return values, missing
+
+
+TYPES = ["u1", "i8", "f4", "f8", "?", "object", "Int64"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.sampled_from([0, 1, 1, -0.0, 0.5, np.nan, np.inf])] * 3), max_size=6),
+    st.tuples(*[st.sampled_from(TYPES)] * 3),
+    st.sampled_from([(), ("1",), ("0.5", "inf")]),
+    st.booleans(),
+)
+def test_columns_of_any_type_are_encoded_as_cell_by_cell(lines, types, missing, strict):
+    """Those of numbers are looked at once per different number."""
+    modality = Modality("m", "vector", BITS_AND_SITE, missing=missing)
+    cells = np.array(lines, dtype=float).reshape(len(lines), 3)
+    whole = np.nan_to_num(cells, posinf=3).astype(int)
+    fits = {
+        name: cells[:, i].astype(of) if of in ("f4", "f8", "object") else pd.array(whole[:, i]).astype(of)
+        for i, (name, of) in enumerate(zip(("bit", "named", "site"), types, strict=True))
+    }
+    frame = pd.DataFrame(fits, pd.RangeIndex(2, len(lines) + 2))
+    rows = RawModality(
+        Table("c.csv", "c.csv", Path(), frame, "line"), np.arange(len(lines)), None, None, np.ones(len(lines))
+    )
+    expected = encoded_cell_by_cell(modality, frame, strict)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=re.escape(f"c.csv: {expected}: expected ")):
+            encode(modality, rows, strict)
+        return
+    values, gaps = expected
+    made = encode(modality, rows, strict)
+    there = ~gaps.all(axis=1)
+    assert made.valid.tolist() == there.tolist()
+    np.testing.assert_array_equal(made.inputs, np.where(made.observed & there[:, None], values, 0))
+    np.testing.assert_array_equal(made.observed[:, :2], ~gaps[:, :2] & there[:, None])
+    backwards = encode(modality, replace(rows, row=rows.row[::-1]), strict)
+    for of, other in zip(made[:3], backwards[:3], strict=True):
+        np.testing.assert_array_equal(of[::-1], other)

@@ -9,6 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, DataError, Provenance, Spec, Task
+from fusion_lab.data import synthetic
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.dealing import deal
 from fusion_lab.data.splits import FoldsConfig, check_folds, make_folds
@@ -339,7 +340,7 @@ def test_shards_of_one_class_per_group_straddle_nothing_and_warn_of_nothing():
 )
 def test_shards_need_one_task_with_a_class_per_row(task, more, found):
     data = labelled(coin(0, 60), [i % 9 for i in range(60)], task, **more)
-    with pytest.raises(ConfigError, match=f"expects one task, with a class per row, found {found}"):
+    with pytest.raises(ConfigError, match=f"expects one main task, with a class per row, found {found}"):
         make_folds(FoldsConfig(protocol="shards-70-15-15"), data)
 
 
@@ -415,11 +416,43 @@ def test_given_folds_that_are_not_there_or_have_gaps_are_refused():
         make_folds(config, labelled(coin(0, 60), given_fold=["0", "1"] * 30))
 
 
-def test_auxiliary_tasks_have_no_say_in_the_split():
-    dose = Task("dose", "binary", ("low", "high"), auxiliary="help")
-    alone = make_folds(FoldsConfig(), labelled(coin(0, 60)))
-    helped = make_folds(FoldsConfig(), labelled(coin(0, 60), more=(dose, coin(3, 60, 0.1))))
+@pytest.mark.parametrize("protocol", ["stratified", "shards-70-15-15"])
+def test_auxiliary_tasks_have_no_say_in_the_split(protocol):
+    dose, group = Task("dose", "binary", ("low", "high"), auxiliary="help"), np.arange(60) // 3
+    alone = make_folds(FoldsConfig(protocol=protocol), labelled(coin(0, 60), group))
+    helped = make_folds(FoldsConfig(protocol=protocol), labelled(coin(0, 60), group, more=(dose, coin(3, 60, 0.1))))
     assert np.array_equal(alone.test, helped.test)
+    assert np.array_equal(alone.val, helped.val)
+
+
+def test_a_fold_whose_training_rows_all_weigh_nothing_is_refused():
+    of_fold = np.arange(60) // 20
+    data = replace(
+        labelled(coin(0, 60), given_fold=of_fold.astype(str)),
+        emphasis={"outcome": torch.from_numpy((of_fold == 0).astype(np.float32))},
+    )
+    with pytest.raises(DataError, match="task outcome: expected a weight above 0 among the training rows of fold 0"):
+        make_folds(FoldsConfig(protocol="given_folds"), data)
+    assert make_folds(FoldsConfig(protocol="stratified"), data).digest
+
+
+@pytest.mark.parametrize("protocol", ["stratified", "kfold", "holdout"])
+def test_folds_are_made_of_targets_without_laying_out_what_they_are_predicted_from(protocol):
+    data = synthetic.load(synthetic.SyntheticConfig(rows=60))
+
+    class Targets:
+        """Of another data set, whose rows nobody may ask for."""
+
+        gather = None
+
+        def __len__(self):
+            return len(data)
+
+        def __getattr__(self, name):
+            return getattr(data, name)
+
+    config = FoldsConfig(protocol=protocol)
+    assert make_folds(config, Targets()).digest == make_folds(config, data).digest
 
 
 @pytest.mark.parametrize("protocol", ["stratified", "kfold", "holdout"])

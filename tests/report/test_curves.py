@@ -35,6 +35,15 @@ def test_means_are_over_every_fold_and_over_tasks():
     assert "epoch" not in means
 
 
+def test_auxiliary_tasks_have_curves_and_are_in_no_mean():
+    folds = make_folds()
+    every, means = mean_curves(folds), mean_curves(folds, auxiliary=["a/b"])
+    assert np.array_equal(means["val/auroc"], means["val/death/auroc"])
+    assert not np.allclose(means["val/auroc"], every["val/auroc"])
+    assert np.array_equal(means["val/a/b/auroc"], every["val/a/b/auroc"])
+    assert "val/auroc" not in mean_curves(folds, auxiliary=["death", "a/b"])
+
+
 def test_a_mean_with_an_undefined_fold_is_undefined():
     means = mean_curves(make_folds(undefined={(1, 2)}))
     # epoch 2 is also the restored one, which is carried to the epochs 5 and 6

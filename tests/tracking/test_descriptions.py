@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from fusion_lab.contracts import Folds
-from fusion_lab.tracking.descriptions import DataFacts, Scores, describe, protocol_sentence, result_table
+from fusion_lab.contracts import Folds, Provenance, Spec, Task
+from fusion_lab.data.arrays import ArrayDataset
+from fusion_lab.tracking.descriptions import DataFacts, Scores, data_facts, describe, protocol_sentence, result_table
 
 CLASSES = pd.DataFrame(
     [("death", "alive", 300, 300), ("death", "died", 170, 170), ("death", "(unknown)", 140, 140)],
@@ -70,6 +74,26 @@ def test_a_pooled_score_stands_with_its_own_interval_and_f1_of_several_classes_i
     both = DataFacts(40, 7, pd.concat([several, CLASSES]), MODALITIES, "abcdef123456")
     assert both.multiclass == {"act"}
     assert "| mean over tasks | F1 |" in describe("What.", both, "7 folds.", "the command", Scores("model", summary))
+
+
+def test_the_f1_of_main_tasks_is_named_whatever_auxiliary_tasks_are():
+    codes = torch.arange(40) % 3
+    grade, died, dose = (
+        Task("grade", "multiclass", ("1", "2", "3")),
+        Task("died", "binary", ("no", "yes"), auxiliary="help"),
+        Task("dose", "regression", auxiliary="help"),
+    )
+
+    def multiclass(*tasks):
+        leaves = {"targets": {t.name: codes % 2 if t is died else codes for t in tasks}}
+        leaves["known"] = {t.name: torch.ones(40, dtype=torch.bool) for t in tasks}
+        empty = {name: {} for name in ("inputs", "valid", "observed", "quality")}
+        parts = {"spec": Spec((), tasks), "ids": np.arange(40).astype(str), "provenance": Provenance(())}
+        return data_facts(ArrayDataset.checked(**parts, **leaves, **empty)).multiclass
+
+    assert multiclass(grade) == multiclass(grade, died, dose) == {"grade", ""}
+    assert multiclass(grade, replace(died, auxiliary="")) == {"grade"}
+    assert multiclass(died, dose, replace(grade, auxiliary="help"), replace(died, name="x", auxiliary="")) == {"grade"}
 
 
 def test_a_long_description_keeps_its_command():

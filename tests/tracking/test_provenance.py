@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fusion_lab.contracts import Feature, Modality, Provenance, Source, Spec, Task
+from fusion_lab.data import portions
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.tracking.descriptions import data_facts
 from fusion_lab.tracking.provenance import (
@@ -52,6 +53,26 @@ def test_rows_and_groups_per_class(dataset):
 def test_missing_modalities_are_counted(dataset):
     assert modality_table(dataset).values.tolist() == [["blood", "vector", 2, 3, 2]]
     assert data_facts(dataset).notes == ("One note.",)
+
+
+def test_modalities_are_counted_some_rows_at_a_time(dataset, monkeypatch):
+    monkeypatch.setattr(portions, "CELLS", 2 * 2)
+    asked = []
+
+    class Watched:
+        def __len__(self):
+            return len(dataset)
+
+        def __getattr__(self, name):
+            return getattr(dataset, name)
+
+        def gather(self, rows):
+            asked.append(len(rows))
+            return dataset.gather(rows)
+
+    assert modality_table(Watched()).equals(modality_table(dataset))
+    assert class_table(Watched()).equals(class_table(dataset))
+    assert asked == [2, 2, 1]
 
 
 def test_a_run_shows_its_data_set(store, experiment, dataset):

@@ -27,7 +27,7 @@ from fusion_lab.data.activity.recordings import (
 )
 from fusion_lab.data.activity.settings import ACTIVITY, SUBJECT, TIME, ActivityConfig
 from fusion_lab.data.activity.text import with_header
-from fusion_lab.data.readers import clipped, existing_file, file_kind, first_line, quoted, suggest
+from fusion_lab.data.readers import clipped, existing_file, file_kind, first_line, parquet_names, quoted, suggest
 
 ROWS_AT_ONCE = 1 << 14
 
@@ -140,7 +140,7 @@ def _read(config: ActivityConfig, file: File, subject: str, columns: tuple[str, 
 
 def _file(config: ActivityConfig, path: Path, labelled: bool) -> File:
     existing_file(path.parent, path.name)
-    file = with_header(path) if file_kind(path.name) == "csv" else _parquet(path)
+    file = with_header(path) if file_kind(path.name) == "csv" else Parquet(path, parquet_names(path))
     for canonical in (SUBJECT, TIME, *([ACTIVITY] if labelled else [])):
         name = called(config, canonical)
         if name not in file.names:
@@ -149,17 +149,6 @@ def _file(config: ActivityConfig, path: Path, labelled: bool) -> File:
             raise DataError(f"{path}: expected a column {name!r}{meant}, found none{hint}")
     require_columns(str(path), config, file.names)
     return file
-
-
-def _parquet(path: Path) -> Parquet:
-    try:
-        names = tuple(pyarrow.parquet.read_schema(path).names)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a readable parquet file, found: {first_line(error)}") from None
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{path}: expected each column once, found {quoted(twice)} again")
-    return Parquet(path, names)
 
 
 def _refuse_words(path: Path, schema: pa.Schema, wanted: Wanted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fusion_lab.data.molecules.packed import Bags, Bits, Vectors
 from fusion_lab.data.molecules.parts import Featured, Part, conformers, descriptors, fingerprint
 from fusion_lab.data.molecules.settings import CONFORMERS, DESCRIPTORS, FINGERPRINT, MoleculesConfig
 from fusion_lab.data.npz import npz_arrays, npz_names
-from fusion_lab.data.readers import Table, data_folder, existing_file, file_sha256, read_ids, suggest
+from fusion_lab.data.readers import Table, data_folder, existing_file, file_sha256, quoted, read_ids, suggest
 
 ID, BITS, VECTOR, OFFSETS, INSTANCES = "ID", "fp_packed", "desc2d", "bag_offset", "x3d"
 NAMES = {VECTOR: "desc2d_names", INSTANCES: "x3d_names"}
@@ -120,9 +121,14 @@ def _names(path: Path, name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str
     width = arrays[name].shape[1]
     if NAMES[name] in arrays:
         told = arrays[NAMES[name]]
-        if told.shape != (width,) or told.dtype.kind not in "SU" or len(set(told.tolist())) < width:
+        if told.shape != (width,) or told.dtype.kind not in "SU":
             _refuse(path, NAMES[name], f"{width} different texts", told)
-        return tuple(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in told.tolist())
+        names = tuple(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in told.tolist())
+        for name_of, count in Counter(names).items():
+            if count > 1 or not name_of.strip():
+                expected = "expected a name of its own for each column"
+                raise DataError(f"{path}: array {NAMES[name]!r}: {expected}, found {quoted(name_of)} {count} times")
+        return names
     return USUAL[name] if len(USUAL[name]) == width else tuple(f"{name}_{i}" for i in range(width))
 
 

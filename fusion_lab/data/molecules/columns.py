@@ -22,7 +22,9 @@ from fusion_lab.data.readers import (
     existing_file,
     file_kind,
     first_line,
+    parquet_names,
     quoted,
+    read_text,
     suggest,
 )
 
@@ -75,7 +77,7 @@ def read_columns(
     kind = file_kind(file)
     if kind not in ("csv", "parquet"):
         raise DataError(f"{path}: expected a CSV or parquet file, found {path.suffix or 'no ending'!r}")
-    header, skip = _csv_header(path) if kind == "csv" else (_parquet_header(path), 0)
+    header, skip = _csv_header(path) if kind == "csv" else (parquet_names(path), 0)
     for name in text:
         if name not in header:
             raise DataError(f"{path}: expected a column {name!r}, found none{suggest(name, list(header))}")
@@ -103,17 +105,6 @@ def _csv_header(path: Path) -> tuple[tuple[str, ...], int]:
     if twice is not None:
         raise DataError(f"{path}: line 1: expected a name of its own for each column, found {quoted(twice)}")
     return names, end
-
-
-def _parquet_header(path: Path) -> tuple[str, ...]:
-    try:
-        names = tuple(pyarrow.parquet.read_schema(path).names)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a readable parquet file, found: {first_line(error)}") from None
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{path}: expected each column once, found {quoted(twice)} again")
-    return names
 
 
 def _csv(path: Path, header: Sequence[str], skip: int, words: Sequence[str], names: Sequence[str]) -> pa.Table:
@@ -177,7 +168,10 @@ def _lines(path: Path) -> Iterator[tuple[int, int, list[str]]]:
                 if cells:
                     yield begins, reader.line_num, cells
                 begins = reader.line_num + 1
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        read_text(path)  # which says on which line
+        raise
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path}: expected a readable CSV file, found: {first_line(error)}") from None
 
 

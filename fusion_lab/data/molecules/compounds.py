@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion_lab.contracts import DataError, Task
-from fusion_lab.data.cells import listed, read_numbers, spelled, words_of
+from fusion_lab.data.cells import as_number, listed, read_numbers, spelled, words_of
 from fusion_lab.data.molecules.settings import (
     FOLD_COLUMN,
     GROUP_COLUMN,
@@ -22,13 +22,15 @@ from fusion_lab.data.molecules.settings import (
     MoleculesConfig,
 )
 from fusion_lab.data.names import usable_names
-from fusion_lab.data.readers import Table, as_text, data_folder, existing_file, quoted, read_ids, read_table
+from fusion_lab.data.readers import Table, as_text, clipped, data_folder, existing_file, quoted, read_ids, read_table
 from fusion_lab.data.splits import LOCKED, SPLITS
 
 BY_ROW = "molecules have no column of ids and are named by their rows"
 _CODES = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 _NO_TASKS = {FOLD_COLUMN, SPLIT_COLUMN, GROUP_COLUMN, "fold", "group", "conf_id", "record_index", "status", "error"}
 """Columns that are no task whatever they hold."""
+FEW_ODD = 0.05
+"""Share of the filled cells of a column that may be words for it to be one of labels with faults in it."""
 
 
 class Target(NamedTuple):
@@ -41,7 +43,9 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Compounds:
-    """R molecules. ``line`` int [R]: the record of the table that each was read from."""
+    """R molecules. ``line`` int [R]: the record of the table that each was read from; ``named``: whether the table has
+    ids, which are else the numbers of its rows.
+    """
 
     table: Table
     line: np.ndarray
@@ -53,6 +57,7 @@ class Compounds:
     split: np.ndarray | None = None
     group: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    named: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,13 +86,15 @@ def read_compounds(config: MoleculesConfig, labelled: bool = True) -> Compounds:
     id_column, smiles_column = _chosen(table, config.id, ID_COLUMNS), smiles_of(config, table)
     named = np.arange(1, len(table.frame) + 1).astype(str) if id_column is None else read_ids(table, id_column, False)
     smiles = None if smiles_column is None else _structures(table, smiles_column)
-    found = Compounds(table, np.arange(len(named)), named, smiles, notes=(BY_ROW,) if id_column is None else ())
+    found = Compounds(table, np.arange(len(named)), named, smiles, named=id_column is not None)
+    if not found.named:
+        found = replace(found, notes=(BY_ROW,))
     used = [smiles_column]
     if labelled:
         fold, split, group = _split_columns(config, table)
         columns, notes = _task_columns(config, table, {id_column, smiles_column, fold, split, group})
         targets = _targets(config, table, columns)
-        emphasis, clipped = _emphasis(config, table, targets)
+        emphasis, raised = _emphasis(config, table, targets)
         splits = None if split is None else _splits(config, table, split)
         found = replace(
             found,
@@ -96,7 +103,7 @@ def read_compounds(config: MoleculesConfig, labelled: bool = True) -> Compounds:
             split=splits,
             fold=None if fold is None else _folds(table, fold, splits),
             group=None if group is None else _words(table, group, "a group"),
-            notes=(*found.notes, *notes, *clipped),
+            notes=(*found.notes, *notes, *raised),
         )
         used += [fold, split, group, *columns.values(), *config.weights]
         used += [column for tasks in config.auxiliary.values() for column in tasks.values()]
@@ -112,7 +119,7 @@ def label_table(config: MoleculesConfig) -> Table:
     root = data_folder(config.root)
     if config.labels is not None:
         return read_table(root, config.labels)
-    there = [name for name in LABEL_FILES if (root / name).is_file()]
+    there = [name for name in LABEL_FILES if (root / name).exists()]
     if len(there) > 1:
         raise DataError(
             f"{root}: expected one table of molecules, found {' and '.join(there)} (choose with data.labels)"
@@ -203,6 +210,8 @@ def _task_columns(
     free = [name for name in table.frame.columns if name not in taken]
     found = {name: _label_set(config, table, name) for name in free}
     names = [name for name in free if found[name] and found[name] <= set(_CODES)]
+    mixed = [name for name in free if {_CODES.get(word) for word in found[name]} == {0.0, 1.0, None}]
+    beside = {name: odd for name in mixed if (odd := _odd_labels(config, table, name))}
     if not names:
         columns = listed(free) or "none"
         raise DataError(
@@ -215,8 +224,29 @@ def _task_columns(
         except ValueError as error:
             raise DataError(f"{table.path}: column {quoted(name)}: {error} (name it with data.tasks)") from None
     empty = [name for name in free if not found[name]]
-    notes = (f"columns that hold nothing are no tasks: {listed(empty)}",) if empty else ()
-    return {name: name for name in names}, notes
+    notes = [f"columns that hold nothing are no tasks: {listed(empty)}"] if empty else []
+    if beside:
+        told = [f"{clipped(name)} ({quoted(odd)})" for name, odd in beside.items()]
+        shown = f"{', '.join(told[:6])}{f' and {len(told) - 6} more' if len(told) > 6 else ''}"
+        notes.append(f"columns of 0, 1 and something else are no tasks: {shown}")
+    return {name: name for name in names}, tuple(notes)
+
+
+def _odd_labels(config: MoleculesConfig, table: Table, column: str) -> str:
+    """What a column that holds 0, 1 and something else holds beside, if most of its cells are 0 or 1; else "".
+
+    Raises:
+        DataError: it is a word in few of its cells: a fault among labels, for which a task would go unseen.
+    """
+    words = _label_words(config, table, column)
+    filled = [row for row, word in enumerate(words) if word is not None]
+    odd = [row for row in filled if words[row] not in _CODES]
+    word = next((row for row in odd if as_number(words[row]) is None), None)
+    if word is not None and len(odd) <= FEW_ODD * len(filled):
+        expected = f"expected 0, 1 or an empty cell, as in {len(filled) - len(odd)} of {len(filled)} rows"
+        hint = "(name the tasks with data.tasks, values that mean not known with data.unknown)"
+        raise DataError(f"{table.place(word, column)}: {expected}, found {quoted(words[word])} {hint}")
+    return str(words[odd[0]]) if 2 * len(odd) <= len(filled) else ""
 
 
 def _label_set(config: MoleculesConfig, table: Table, column: str) -> set[str]:
@@ -280,6 +310,8 @@ def _emphasis(
     for column, tasks in config.weights.items():
         table.require([column], "the weights")
         values, known = read_numbers(table, [column], ())
+        if not known.any():
+            raise DataError(f"{table.path}: column {quoted(column)}: expected weights, found {len(known)} empty cells")
         weights = np.where(known[:, 0], values[:, 0], 1.0).astype(np.float32)
         if (weights < 0).any():
             notes.append(f"weights of {column!r}: {int((weights < 0).sum())} below 0 count as 0")
@@ -318,6 +350,21 @@ def _once(found: Compounds, columns: Sequence[str], id_column: str | None) -> Co
             )
     note = f"{len(again)} rows of {found.table.name} repeat a molecule, labels and all, and count once"
     return found.take(np.sort(first), note)
+
+
+def shared_structures(compounds: Compounds) -> Iterator[str]:
+    """A note on structures that several groups have, or several molecules where there are no groups: what is known of
+    one molecule tells of the same one under another name.
+    """
+    if compounds.smiles is None:
+        return
+    keys = compounds.ids if compounds.group is None else compounds.group
+    kinds, of_row = np.unique(compounds.smiles, return_inverse=True)
+    owners = np.unique(np.column_stack([of_row, np.unique(keys, return_inverse=True)[1]]), axis=0)
+    shared = int((np.bincount(owners[:, 0], minlength=len(kinds)) > 1)[of_row].sum())
+    if shared:
+        of = "another id" if compounds.group is None else "another group"
+        yield f"{shared} molecules have the same structure as one of {of}: they may be in train and test at once"
 
 
 def class_counts(targets: Sequence[Target]) -> Iterator[str]:

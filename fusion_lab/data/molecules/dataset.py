@@ -69,16 +69,15 @@ class MoleculeDataset:
             inputs[name] = values.reshape(*leading, *values.shape[1:])
             valid[name] = there.reshape(*leading, *there.shape[1:])
             observed[name] = valid[name].unsqueeze(-1).expand(inputs[name].shape).contiguous()
-        return Batch(
-            inputs=inputs,
-            valid=valid,
-            observed=observed,
-            quality={name: torch.ones(leading) for name in self.packed},
-            targets={name: values[rows] for name, values in self.targets.items()},
-            known={name: values[rows] for name, values in self.known.items()},
-            weight=torch.ones(leading),
-            emphasis={name: values[rows] for name, values in self.emphasis.items()},
+        quality = {name: torch.ones(leading) for name in self.packed}
+        return self.targets_of(rows)._replace(inputs=inputs, valid=valid, observed=observed, quality=quality)
+
+    def targets_of(self, rows: Tensor) -> Batch:
+        """As :meth:`gather`, without modalities."""
+        targets, known, emphasis = (
+            {name: values[rows] for name, values in of.items()} for of in (self.targets, self.known, self.emphasis)
         )
+        return Batch({}, {}, {}, {}, targets, known, torch.ones(rows.shape), emphasis)
 
     def take(self, rows: np.ndarray) -> MoleculeDataset:
         """Some of the molecules, int [R']. A bag's length stays."""

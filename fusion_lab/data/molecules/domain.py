@@ -20,6 +20,7 @@ from fusion_lab.data.molecules.compounds import (
     class_counts,
     label_table,
     read_compounds,
+    shared_structures,
 )
 from fusion_lab.data.molecules.dataset import MoleculeDataset, molecule_records
 from fusion_lab.data.molecules.packed import Bags, Packed
@@ -29,6 +30,7 @@ from fusion_lab.data.molecules.settings import (
     FEAT2D,
     FEAT3D,
     FEAT3D_QM,
+    ID_COLUMNS,
     SCAFFOLD,
     SMILES_COLUMNS,
     TABLE_ENDINGS,
@@ -62,6 +64,7 @@ def load(config: MoleculesConfig) -> MoleculeDataset:
     featured = _read(config, origin)
     notes: tuple[str, ...] = ()
     if featured is not None:
+        _refuse_unnamed(compounds)
         notes = tuple(_strangers(featured, compounds))
         compounds = _with_features(config, compounds, featured)
     described_later = featured is None and config.sample is None
@@ -74,11 +77,13 @@ def load(config: MoleculesConfig) -> MoleculeDataset:
         compounds, featured = compounds.take(described.rows), described.featured
         if config.group == SCAFFOLD and described_later:
             compounds = replace(compounds, group=by_scaffold(described.scaffold, compounds.ids))
+    notes = (*notes, *shared_structures(compounds))
     table = compounds.table
     source = Source(table.name, file_sha256(table.file), len(table.frame))
     notes = (*compounds.notes, *featured.notes, *notes, *class_counts(compounds.targets))
-    dataset = _assembled(compounds, featured.parts, Provenance((source, *featured.sources), notes))
     where = {part.modality.name: part.where for part in featured.parts}
+    dataset = _assembled(compounds, featured.parts, Provenance((source, *featured.sources), notes))
+    del featured  # it may hold everything a second time
     where |= {task.name: table.path for task in dataset.spec.tasks}
     noticed = check_dataset(dataset, where, config.leakage_auroc)
     return replace(dataset, provenance=replace(dataset.provenance, notes=(*notes, *noticed)))
@@ -150,7 +155,7 @@ def _file(root: Path, given: Name, usual: str, endings: Sequence[str]) -> str | 
     """The file that is named, the usual one where it is there, or none."""
     if given is not None:
         return given or None
-    there = [f"{usual}{ending}" for ending in endings if (root / f"{usual}{ending}").is_file()]
+    there = [f"{usual}{ending}" for ending in endings if (root / f"{usual}{ending}").exists()]
     if len(there) > 1:
         setting = usual.removesuffix("_scaled") if usual != ARCHIVE else "archive"
         raise DataError(f"{root}: expected one of {' and '.join(there)}, found both (choose with data.{setting})")
@@ -174,6 +179,14 @@ def _structures(config: MoleculesConfig, compounds: Compounds) -> tuple[str, np.
         found = listed([str(name) for name in compounds.table.frame.columns])
         raise DataError(f"{compounds.table.path}: {expected}, found {found} (name it with data.smiles)")
     return compounds.table.path, compounds.ids, compounds.smiles
+
+
+def _refuse_unnamed(compounds: Compounds) -> None:
+    """Features are found by ids: the number of a row is some other molecule's id, if any."""
+    if not compounds.named:
+        found = listed([str(name) for name in compounds.table.frame.columns])
+        expected = f"expected a column of the ids that the features have ({', '.join(ID_COLUMNS)})"
+        raise DataError(f"{compounds.table.path}: {expected}, found {found} (name it with data.id)")
 
 
 def _strangers(featured: Featured, compounds: Compounds) -> Iterator[str]:
@@ -237,6 +250,8 @@ def _assembled(compounds: Compounds, parts: Sequence[Part], provenance: Provenan
 
 
 def _aligned(part: Part, ids: np.ndarray) -> Packed:
+    if np.array_equal(ids, part.ids):
+        return part.packed  # not a copy of the largest thing that there is
     return part.packed.take(places(ids, part.ids))
 
 

@@ -17,6 +17,8 @@ from fusion_lab.data.molecules.settings import MoleculesConfig
 from fusion_lab.data.readers import clipped
 
 MOST_TOLD = 10
+LEFT_OUT = "are left out"
+"""What becomes of structures that cannot be read, where they are nothing but that."""
 SCAFFOLDS_ALONE = FeaturiseConfig(descriptors=False)
 
 
@@ -39,7 +41,7 @@ def describe(config: MoleculesConfig, where: str, ids: np.ndarray, smiles: np.nd
     """
     asked = config.featurise or FeaturiseConfig()
     made = featurise(smiles.tolist(), asked, cache_folder(), tell)
-    notes = refuse_failures(made.failed, ids, smiles, where, config.most_failed)
+    notes = refuse_failures(made.failed, ids, where, config.most_failed)
     kept = np.setdiff1d(np.arange(len(ids)), list(made.failed)).astype(int)
     parts = tuple(p for p in _parts(made, ids, kept, where) if config.keeps(p.modality.name))
     if not parts:
@@ -69,7 +71,7 @@ def scaffold_groups(where: str, ids: np.ndarray, smiles: np.ndarray, tell: Tell)
         ConfigError: RDKit is not installed.
     """
     made = featurise(smiles.tolist(), SCAFFOLDS_ALONE, cache_folder(), tell)
-    notes = refuse_failures(made.failed, ids, smiles, where, 1.0, "are groups of their own")
+    notes = refuse_failures(made.failed, ids, where, 1.0, "are groups of their own")
     return by_scaffold(made.scaffold, ids), notes
 
 
@@ -85,22 +87,22 @@ def by_scaffold(scaffold: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def refuse_failures(
     failed: Mapping[int, str],
     ids: np.ndarray,
-    smiles: np.ndarray,
     where: str,
     most: float,
-    become: str = "are left out",
+    become: str = LEFT_OUT,
 ) -> tuple[str, ...]:
     """Notes on the structures that could not be read: how many, and the first of them.
 
     Raises:
-        DataError: their share is above ``most``, or they are all.
+        DataError: their share is above ``most``, or all would be left out.
     """
     if not failed:
         return ()
     first = [f"{clipped(ids[row])} ({clipped(failed[row])})" for row in sorted(failed)[:MOST_TOLD]]
     told = f"{', '.join(first)}{' and more' if len(failed) > MOST_TOLD else ''}"
-    if len(failed) > most * len(ids) or (len(failed) == len(ids) and most < 1):
-        expected = f"expected structures that can be read, all but {most:.0%} of {len(ids)} (data.most_failed)"
+    if len(failed) > most * len(ids) or (len(failed) == len(ids) and become == LEFT_OUT):
+        but = f", all but {most:.0%} of {len(ids)} (data.most_failed)" if most < 1 else ""
+        expected = f"expected structures that can be read{but}"
         raise DataError(f"{where}: {expected}, found {len(failed)} that cannot: {told}")
     return (f"{len(failed)} of {len(ids)} structures cannot be read and {become}: {told}",)
 

@@ -10,7 +10,7 @@ from molecules_material import TASKS, config, made, refusal, write_archive
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError
 from fusion_lab.data.molecules import MoleculesConfig, load
-from fusion_lab.data.molecules.compounds import class_counts, read_compounds
+from fusion_lab.data.molecules.compounds import Compounds, class_counts, read_compounds, shared_structures
 
 ROWS = 30
 
@@ -40,6 +40,7 @@ def test_columns_of_zeros_and_ones_are_the_tasks(folder):
     found = read_compounds(config(folder))
     assert [target.task.name for target in found.targets] == [*TASKS, "yes", "truth"]
     assert "columns that hold nothing are no tasks: 'note'" in found.notes
+    assert "columns of 0, 1 and something else are no tasks: code ('2')" in found.notes
 
 
 @given(st.lists(st.sampled_from(["0", "1", "", "NA", "?"]), min_size=20, max_size=20), st.sampled_from([0, 1]))
@@ -134,6 +135,26 @@ REFUSALS = {
     "misnamed group": ({}, {"group": "scaffold_grup"}, "'scaffold_grup' (named in the settings), found none"),
     "misnamed weights": ({}, {"weights": {"w": ["glows"]}}, "expected a column 'w' (the weights), found none"),
     "weights of no task": ({"w": "1"}, {"weights": {"w": ["dim"]}}, "expected a task 'dim' (data.weights), found"),
+    "weights of nothing": (
+        {"w": ""},
+        {"weights": {"w": ["glows"]}},
+        f"column 'w': expected weights, found {ROWS} empty",
+    ),
+    "infinite weights": (
+        {"w": ["1", "inf"] * 15},
+        {"weights": {"w": ["glows"]}},
+        "column 'w': expected a finite number",
+    ),
+    "weights of words": (
+        {"w": ["1", "big"] * 15},
+        {"weights": {"w": ["glows"]}},
+        "line 3, column 'w': expected a number",
+    ),
+    "a word among labels": (
+        {"glows": at(4, "maybe")},
+        {},
+        "line 6, column 'glows': expected 0, 1 or an empty cell, as",
+    ),
     "weights of 0": ({"w": "0"}, {"weights": {"w": ["glows"]}}, "column 'w': expected a weight above 0, found none"),
     "auxiliary words": ({}, {"auxiliary": {"a": {"b": "SMILES"}}}, "line 2, column 'SMILES': expected a number"),
     "auxiliary twin": (
@@ -187,6 +208,17 @@ WRONG = {
 def test_settings_that_contradict_each_other_are_refused(case):
     with pytest.raises(ConfigError):
         validate(MoleculesConfig, {"domain": "molecules", **WRONG[case]}, "test")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=20), st.booleans())
+def test_structures_of_several_groups_are_counted(pairs, grouped):
+    """Against the plain loop; without groups every molecule is one."""
+    smiles, group = np.array([["C" * (1 + kind), str(of)] for kind, of in pairs]).T
+    ids = np.arange(len(pairs)).astype(str)
+    compounds = Compounds(None, np.arange(len(pairs)), ids, smiles, group=group if grouped else None)
+    keys = group if grouped else ids
+    count = sum(len({k for s, k in zip(smiles, keys, strict=True) if s == own}) > 1 for own in smiles)
+    assert [note.split()[0] for note in shared_structures(compounds)] == [str(count)] * (count > 0)
 
 
 def test_classes_are_counted(folder):

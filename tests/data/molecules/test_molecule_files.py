@@ -59,6 +59,15 @@ ARCHIVES = {
     "no offsets": ({"bag_offset": None}, "expected an array 'bag_offset' beside 'x3d', found none"),
     "nothing": (dict.fromkeys(("fp_packed", "desc2d", "x3d", "bag_offset")), "expected arrays of fingerprint, descr"),
     "names of fewer": ({"desc2d_names": np.array(["a"])}, "array 'desc2d_names': expected 3 different texts"),
+    "a name twice": ({"desc2d_names": np.array(["a", "b", "b"])}, "a name of its own for each column, found 'b' 2 tim"),
+    "a name of nothing": ({"desc2d_names": np.array([b"a", b"b", b""])}, "a name of its own for each column, found ''"),
+    "no instances": (
+        {"x3d": ARRAYS["x3d"][:0], "bag_offset": 0 * ARRAYS["bag_offset"]},
+        "array 'x3d': modality 'conformers': expected rows that have it, found none of 30",
+    ),
+    "no molecules": ({"ID": ARRAYS["ID"][:0]}, "array 'ID': expected one id per molecule, found shape (0,)"),
+    "pickled ids": ({"ID": ARRAYS["ID"].astype(object)}, "array 'ID': expected numbers or text, found Python objects"),
+    "offsets below 0": (changed("bag_offset", 3, -5), "expected offsets that never fall, found -5 after"),
     "other molecules": ({"ID": ARRAYS["ID"] + 1000}, "expected molecules of"),
 }
 
@@ -71,11 +80,21 @@ def test_an_archive_that_does_not_fit_is_refused(tmp_path, case):
     assert "conformer_bags.npz: " in told and expected in told
 
 
-def test_a_damaged_archive_is_refused(tmp_path):
+@pytest.mark.parametrize("damage", [lambda content: content[:200], lambda content: content[:-99], lambda _: b"hello"])
+def test_a_damaged_archive_is_refused(tmp_path, damage):
     write_archive(tmp_path, MADE)
     path = tmp_path / "conformer_bags.npz"
-    path.write_bytes(path.read_bytes()[:200])
-    assert "expected a readable NPZ file" in refusal(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    assert "conformer_bags.npz: expected a readable NPZ file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["labels.csv", "feat2d_scaled.csv", "conformer_bags.npz"])
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path, file):
+    write_tables(tmp_path, MADE)
+    (tmp_path / file).unlink(missing_ok=True)
+    (tmp_path / file).mkdir()
+    told = refusal(tmp_path, source="archive") if file.endswith("npz") else refusal(tmp_path)
+    assert f"{file}: expected a data file, found a folder" in told
 
 
 def test_columns_have_the_names_that_structures_give_them():
@@ -136,7 +155,8 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, case):
         ("\n\nID,d0\n7,2\n\n10,x\n", "line 6, column 'd0': expected a number, found 'x'"),
         ('"ID\n",d0\n"7\n",2\n10,\n', "line 5, column 'd0': expected a finite number, found an empty cell"),
         ("ID,d0\n7,1e99\n", "line 2, column 'd0': expected a finite number, found a number beyond 32 bits"),
-        ("ID,d0\n\xff,1\n", "expected a readable CSV file"),
+        ("ID,d0\n\xff,1\n", "line 2: expected UTF-8 text, found byte 0xff"),
+        ("\xff\xfeI\0D\0", "line 1: expected UTF-8 text, found byte 0xff"),
     ],
 )
 def test_a_fault_is_found_on_its_line(tmp_path, text, expected):

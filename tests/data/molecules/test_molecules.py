@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from molecules_material import TASKS, config, frames_of, made, notes, refusal, write_archive, write_tables
 
+from fusion_lab.cli import main
 from fusion_lab.data.molecules import MoleculesConfig, load, records, spec
 from fusion_lab.data.molecules.chemistry import FeaturiseConfig
 from fusion_lab.data.raw import Encoded, encode
@@ -190,8 +191,9 @@ def test_taking_rows_takes_all_that_belongs_to_them(tmp_path):
     dataset = load(config(tmp_path, weights={"weight": ["glows"]}))
     rows = np.array([7, 3, 3 + 20])
     taken, batch = everything(dataset.take(rows)), dataset.gather(torch.from_numpy(rows))
-    for one, other in zip(taken.map(lambda leaf: leaf)[:-2], batch[:-2], strict=True):
-        assert all(torch.equal(leaf, other[name]) for name, leaf in one.items())
+    for one, other in zip(taken, batch, strict=True):
+        if isinstance(one, dict):
+            assert all(torch.equal(leaf, other[name]) for name, leaf in one.items())
     np.testing.assert_allclose(taken.emphasis["glows"], rows / 10)
 
 
@@ -206,6 +208,17 @@ def test_given_folds_and_a_locked_part_split_as_the_file_says(tmp_path):
     np.testing.assert_array_equal(folds.holdout, np.arange(60) >= 50)
     for k in range(3):
         np.testing.assert_array_equal(folds.test[k], (np.arange(60) < 50) & (np.arange(60) % 3 == k))
+
+
+@pytest.mark.parametrize("write", [write_archive, write_tables])
+def test_features_are_not_found_by_the_numbers_of_rows(tmp_path, write):
+    """A row's number may be the id of another molecule."""
+    of = write(tmp_path, made(20))
+    (file,) = {"compounds.csv", "labels.csv"} & {path.name for path in tmp_path.iterdir()}
+    of.table.drop(columns="ID").to_csv(tmp_path / file, index=False)
+    told = refusal(tmp_path)
+    assert f"{file}: expected a column of the ids that the features have (ID, id, " in told
+    assert "(name it with data.id)" in told
 
 
 def test_several_sources_have_to_be_chosen_from(tmp_path):
@@ -240,3 +253,51 @@ def test_every_setting_is_told():
         assert f"`{name}`" in page or f"`{name}: " in page or f"`data.{name}`" in page, name
     for name in FeaturiseConfig.model_fields:
         assert f"{name}: " in page, name
+
+
+ARCHIVE = "conformer_bags.npz"
+SPOILT = {
+    "a damaged archive": (lambda folder: (folder / ARCHIVE).write_bytes(b"PK"), (ARCHIVE, "readable NPZ file")),
+    "pickled objects": (
+        lambda folder: write_archive(folder, ID=np.arange(60).astype(object)),
+        (ARCHIVE, "array 'ID'", "never unpickled"),
+    ),
+    "a label of words": (
+        lambda folder: spoil(folder, "glows", "maybe"),
+        ("compounds.csv: line 5, column 'glows'", "expected 0, 1", "found 'maybe'"),
+    ),
+    "one scaffold": (
+        lambda folder: spoil(folder, "scaffold_group", "c1ccccc1", slice(None)),
+        ("at least 5 groups", "1"),
+    ),
+    "no features": (
+        lambda folder: (folder / ARCHIVE).unlink(),
+        ("expected features, feat2d_scaled", "conformer_bags.npz, found none"),
+    ),
+}
+
+
+def spoil(folder, column, value, rows=3):
+    frame = pd.read_csv(folder / "compounds.csv", dtype=object)
+    frame.loc[rows, column] = value
+    frame.to_csv(folder / "compounds.csv", index=False)
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_what_cannot_be_trained_on_is_told_in_one_line_and_nothing_is_left(tmp_path, monkeypatch, capsys, case):
+    """By the command line, before anything is written."""
+    change, told = SPOILT[case]
+    data, here = tmp_path / "data", tmp_path / "here"
+    data.mkdir()
+    here.mkdir()
+    write_archive(data)
+    change(data)
+    experiment = Path(__file__).parents[3] / "experiments" / "molecules.yaml"
+    monkeypatch.chdir(here)
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main(["train", "--experiment", str(experiment), "--data", str(data)]))
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("fusion-lab: error: ") and all(part in line for part in told), line
+    assert not any(here.iterdir())

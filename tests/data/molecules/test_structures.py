@@ -94,6 +94,9 @@ def test_too_many_failures_end_it(tmp_path):
     assert "compounds.csv: expected structures that can be read, all but 5% of 60 (data.most_failed), found 4" in told
     assert "7 (no structure), 10 (no structure)" in told
     assert "4 of 60 structures" in notes(tmp_path, featurise={}, most_failed=0.1)
+    write(tmp_path, range(ROWS))
+    told = refusal(tmp_path, featurise={}, most_failed=1.0)
+    assert f"compounds.csv: expected structures that can be read, found {ROWS} that cannot: 7 (no structure)" in told
 
 
 def test_groups_are_scaffolds_and_molecules_without_rings_are_alone(tmp_path):
