@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from fusion_lab.data.portions import CELLS, in_portions
 
 NORMAL_IQR = 0.7413
 """Standard deviation of a normal variable over its interquartile range."""
+QUARTILES = (0.25, 0.5, 0.75)
 CONSTANT = 1e-8
 """A column whose deviation is below this share of its mean varies by rounding only."""
 
@@ -72,6 +74,14 @@ class ModalityScaler:
         scaled.mul_(real).addcmul_(present - real, self._like(self.fill, inputs).to(scaled.dtype))
         return self._move_unseen(scaled) if self.category.numel() else scaled
 
+    def inverse(self, scaled: Tensor, valid: Tensor, observed: Tensor) -> Tensor:
+        """Values in the columns' units, 0 where invalid or not observed: the inputs that ``scaled`` was made of.
+
+        What was clipped comes back as the bound, and a category that no fit row holds as unknown.
+        """
+        found = scaled * self._like(self.scale, scaled) + self._like(self.shift, scaled)
+        return found.mul_(observed & valid.unsqueeze(-1))
+
     def map(self, change: Callable[[Tensor], Tensor], stacked_only: bool = False) -> ModalityScaler:
         """``change`` applied to every tensor, or to those with a K axis only."""
         names = STACKED if stacked_only else [f.name for f in fields(self)]
@@ -109,8 +119,9 @@ class Scaler:
 
         Only cells that are valid and observed count. Numeric columns are standardised (population deviation), or
         centred on the median and divided by the interquartile range times 0.7413 (by the deviation where the range is
-        0); a column without spread is divided by 1. Missing numeric cells get the mean or median, missing binary cells
-        the share of ones, missing categories the unknown column.
+        0); a column without spread is divided by 1. Numeric columns of one :attr:`Feature.quantity` have one statistic,
+        that of the cells of all of them. Missing numeric cells get the mean or median, missing binary cells the share
+        of ones, missing categories the unknown column. An embedding stays as it is, 0 where it is missing.
 
         >>> from fusion_lab.data import synthetic
         >>> data = synthetic.load(synthetic.SyntheticConfig(rows=20))
@@ -140,6 +151,15 @@ class Scaler:
             return batch._replace(inputs=inputs)
         quality = {name: values * self.evidence[name].unsqueeze(-1) for name, values in batch.quality.items()}
         return batch._replace(inputs=inputs, quality=quality)
+
+    def inverse(self, batch: Batch) -> Batch:
+        """The raw batch that a scaled one was made of, but for its quality: see :meth:`ModalityScaler.inverse`."""
+        return batch._replace(
+            inputs={
+                name: self.modalities[name].inverse(values, batch.valid[name], batch.observed[name])
+                for name, values in batch.inputs.items()
+            }
+        )
 
     def fold(self, k: int) -> Scaler:
         """The scaler of one fold, without the K axis: takes leaves ``[B,...]``."""
@@ -181,6 +201,7 @@ class _Statistics:
         kind = np.array([f.kind for f in modality.features])
         self.numeric, self.binary = torch.from_numpy(kind == "numeric"), torch.from_numpy(kind == "binary")
         self.robust = bool(self.numeric.any()) and (config.method == "robust" or config.impute == "median")
+        self.shared = _shared(modality)
         self.moments: _Moments | None = None
         self.cells: list[tuple[Tensor, Tensor, Tensor]] = []  # of numeric columns, where quantiles are asked for
 
@@ -196,8 +217,8 @@ class _Statistics:
     def scaler(self) -> ModalityScaler:
         """The statistics as they are applied."""
         assert self.moments is not None
-        config, numeric, count, mean = self.config, self.numeric, self.moments.count, self.moments.mean
-        deviation = self.moments.deviation
+        moments = self.moments.pooled(self.shared)
+        config, numeric, count, mean, deviation = self.config, self.numeric, *moments[:2], moments.deviation
         category, unknown = _unknown_columns(self.modality)
         zero, one = torch.zeros_like(mean), torch.ones_like(mean)
         shift, scale, centre = mean, deviation, mean
@@ -221,11 +242,26 @@ class _Statistics:
     def _quartiles(self) -> list[Tensor]:
         """Lower quartile, median and upper quartile of numeric columns, 0 of others: float64 [K,F] each."""
         inputs, real, rows = zip(*self.cells, strict=True)
-        found = _quantiles(torch.cat(inputs), torch.cat(real), torch.cat(rows, dim=1), (0.25, 0.5, 0.75))
+        cells, there, marks = torch.cat(inputs), torch.cat(real), torch.cat(rows, dim=1)
+        found = _quantiles(cells, there, marks, QUARTILES)
         whole = [torch.zeros(len(values), self.modality.width, dtype=values.dtype) for values in found]
+        place = self.numeric.cumsum(0) - 1  # of a feature among the numeric ones
         for values, columns in zip(found, whole, strict=True):
             columns[:, self.numeric] = values
+        for group in self.shared:
+            own, known = (leaf[..., place[group]].flatten(1).unsqueeze(-1) for leaf in (cells, there))
+            for values, columns in zip(_quantiles(own, known, marks, QUARTILES), whole, strict=True):
+                columns[:, group] = values
         return whole
+
+
+def _shared(modality: Modality) -> list[Tensor]:
+    """The numeric columns of each quantity that several of them measure, int64 each."""
+    found: dict[str, list[int]] = {}
+    for at, feature in enumerate(modality.features):
+        if feature.quantity and feature.kind == "numeric":
+            found.setdefault(feature.quantity, []).append(at)
+    return [torch.tensor(columns) for columns in found.values() if len(columns) > 1]
 
 
 def _unknown_columns(modality: Modality) -> tuple[Tensor, Tensor]:
@@ -265,6 +301,15 @@ class _Moments(NamedTuple):
         # where one has no cell the other's mean stays as it is, to the bit
         mean = torch.where(self.count > 0, self.mean + apart * share, other.mean)
         return _Moments(count, mean, squares)
+
+    def pooled(self, groups: Sequence[Tensor]) -> _Moments:
+        """With the columns of each group as one: what is theirs is that of the cells of all of them."""
+        whole = _Moments(*(statistic.clone() for statistic in self))
+        for columns in groups:
+            alone = [_Moments(*(statistic[:, [at]] for statistic in self)) for at in columns.tolist()]
+            for statistic, together in zip(whole, reduce(_Moments.and_, alone), strict=True):
+                statistic[:, columns] = together
+        return whole
 
 
 def _moments(inputs: Tensor, real: Tensor, rows: Tensor, numeric: Tensor) -> _Moments:

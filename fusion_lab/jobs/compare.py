@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mlflow.entities import Run as StoredRun
 from mlflow.exceptions import MlflowException
@@ -16,8 +18,10 @@ from fusion_lab.contracts import DataError, Spec, UserError
 from fusion_lab.evaluation.entries import Entry, FoldFacts, common_ground
 from fusion_lab.jobs.cells import GROUP_TAG, REFERENCE_TAG, SAME_TAG
 from fusion_lab.jobs.comparing import made_report, save_report
+from fusion_lab.jobs.evaluation import MISSING_MODALITY
 from fusion_lab.jobs.progress import Progress
 from fusion_lab.jobs.session import KIND, STUDY
+from fusion_lab.report.beside import Beside, gains_of, losses_of
 from fusion_lab.report.comparison import Line, Report, note_lines, table_lines
 from fusion_lab.tracking.errors import told
 from fusion_lab.tracking.predictions import predictions_from_table, read_predictions, row_names, tasks_of
@@ -26,6 +30,8 @@ from fusion_lab.tracking.store import Store
 from fusion_lab.tracking.trial import PREDICTIONS
 from fusion_lab.training.plan import Goal
 
+TOLD = ("curves.json", MISSING_MODALITY)
+"""What a run tells of itself beside its predictions."""
 SWEEP = "sweep:"
 SHORTEST = 4
 """Characters of a run's id that are taken for the beginning of one."""
@@ -33,10 +39,14 @@ SHORTEST = 4
 
 @dataclass(frozen=True)
 class Compared:
-    """A run with what was read from it."""
+    """A run with what was read from it: its predictions, the curves of its training and what its modalities add, as
+    far as it has them.
+    """
 
     run: StoredRun
     entry: Entry
+    curves: Mapping[str, Any] | None = None
+    subsets: Mapping[str, Any] | None = None
 
     @property
     def study(self) -> str:
@@ -60,7 +70,7 @@ def run(runs: str, output: str = "comparison.html", tracking_uri: str | None = N
         for number, each in enumerate(found, 1):
             progress.now(f"reads the predictions of run {number}/{len(found)}")
             entry = _entry(store, each, _names(found)[each.info.run_id])
-            compared += [Compared(each, entry)] if entry else []
+            compared += [Compared(each, entry, *(_json(store, each, path) for path in TOLD))] if entry else []
     if len(compared) < 2:
         raise UserError(f"runs: expected at least two runs with predictions, found {len(compared)} in {runs!r}")
     of_first = [c for c in compared if c.run.info.run_id in first]
@@ -190,10 +200,26 @@ def _entry(store: Store, run: StoredRun, name: str) -> Entry | None:
     return Entry(name, tasks, predictions, names.ids, names.group, names.recording, folds, kind)
 
 
+def _json(store: Store, run: StoredRun, path: str) -> Mapping[str, Any] | None:
+    """A file that a run may have."""
+    content = _artifact(store, run, path)
+    return None if content is None else json.loads(content)
+
+
+def _beside(compared: Sequence[Compared]) -> Beside:
+    losses = {c.entry.name: losses_of(c.curves) for c in compared if c.curves is not None}
+    told = {c.entry.name: gains_of(c.subsets) for c in compared if c.subsets is not None}
+    metrics = {task: metric for _, of in told.values() for task, metric in of.items()}
+    return Beside(
+        {name: of for name, of in losses.items() if of}, {name: of for name, (of, _) in told.items()}, metrics
+    )
+
+
 def _artifact(store: Store, run: StoredRun, path: str) -> bytes | None:
     """One of a run's files, ``None`` where it has none of this name."""
     with told(f"run {run.info.run_id}: expected to list its files"):
-        there = {file.path for file in store.client.list_artifacts(run.info.run_id)}
+        folder = str(PurePosixPath(path).parent) if "/" in path else None
+        there = {file.path for file in store.client.list_artifacts(run.info.run_id, folder)}
     if path not in there:
         return None
     with tempfile.TemporaryDirectory(prefix="fusion_lab-") as folder, told(f"run {run.info.run_id}: expected {path}"):
@@ -239,7 +265,8 @@ def _report(compared: Sequence[Compared], reference: Compared) -> Report:
     without = [c.entry.name for c in compared if not c.entry.folds.data]
     notes = [f"{name}: an earlier version's run, which does not say how its rows were split." for name in without]
     notes += [told for each in compared for told in _selection(each)]
-    return made_report("Comparison of runs", lines, entries, base, goal, notes)
+    report = made_report("Comparison of runs", lines, entries, base, goal, notes)
+    return replace(report, beside=_beside(compared))
 
 
 def _goal(params: Mapping[str, str]) -> Goal:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fusion_lab.evaluation.comparison import SEPARATE, Comparison, Contrast, Measure, Standing
 from fusion_lab.report import style
+from fusion_lab.report.beside import Beside
 
 ON = {
     "rows": "the same test rows",
@@ -47,7 +48,7 @@ class Line:
 @dataclass(frozen=True)
 class Report:
     """``names`` says what measures are called, ``folds`` what folds are; ``comparison`` is ``None`` where nothing was
-    finished.
+    finished. ``beside``: what the entries tell of themselves.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Report:
     names: Mapping[str, str]
     folds: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    beside: Beside = Beside()
 
     @property
     def entries(self) -> list[str]:

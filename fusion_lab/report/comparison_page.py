@@ -10,7 +10,7 @@ import numpy as np
 from plotly import graph_objects as go
 
 from fusion_lab.evaluation.comparison import SEPARATE, Comparison, Contrast, Measure
-from fusion_lab.report import style
+from fusion_lab.report import beside, style
 from fusion_lab.report.comparison import (
     HOLLOW,
     ON,
@@ -47,6 +47,7 @@ def comparison_html(report: Report) -> str:
     figures = [_forest(report, comparison), _folds(report, comparison)]
     if comparison.pairs:
         figures.append(_pairs(report, comparison))
+    figures += beside.figures(report.beside)
     page = style.page(report.title, figures)
     drawn = page[page.index("<body>") + len("<body>") : page.rindex("</body>")]
     parts += [drawn, _further(report, comparison), _how(report, comparison)]

@@ -7,6 +7,7 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, Feature, Modality, Provenance, Source, Spec, Task
+from fusion_lab.data import scaling
 from fusion_lab.data.arrays import ArrayDataset
 from fusion_lab.data.scaling import NORMAL_IQR, Scaler, ScalingConfig
 
@@ -244,6 +245,193 @@ def test_double_precision_inputs_stay_double():
     batch = data.gather(torch.arange(40))
     double = batch._replace(inputs={n: v.double() for n, v in batch.inputs.items()})
     assert {v.dtype for v in Scaler.fit(data, some_rows(11, 40, 1)).fold(0)(double).inputs.values()} == {torch.float64}
+
+
+FREE = [config.model_copy(update={"clip": None}) for config in CONFIGS]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    config=st.sampled_from(FREE),
+    far=st.sampled_from([0.0, 1e3, 1e6]),
+    stacked=st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_property_06_the_inverse_of_what_is_scaled_is_what_was_there(seed, config, far, stacked):
+    """Fails where ``inverse`` adds the shift before it multiplies."""
+    data, marks = mixed(seed), some_rows(seed, 40, 2)
+    for name in ("steps", "tiles"):
+        data.inputs[name][..., 0] += far * data.observed[name][..., 0]
+    scaler = Scaler.fit(data, marks | data.valid["labs"].numpy(), config)  # so that every category is seen
+    rows = all_rows(data, 2) if stacked else torch.arange(40)
+    batch, scaler = data.gather(rows), scaler if stacked else scaler.fold(1)
+    again = scaler.inverse(scaler(batch))
+    for name, values in again.inputs.items():
+        known = batch.observed[name] & batch.valid[name].unsqueeze(-1)
+        expected = torch.where(known, batch.inputs[name], 0.0)
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5 if not far else 1e-6 * far)
+    assert all(a is b for a, b in zip(again._replace(inputs=None), batch._replace(inputs=None), strict=True))
+
+
+@given(seed=st.integers(0, 10_000), config=st.sampled_from(CONFIGS))
+@settings(max_examples=100, deadline=None)
+def test_property_06_a_saved_scaler_inverts_as_it_did(seed, config):
+    """Fails where ``state`` leaves the scale out."""
+    data, marks = mixed(seed), some_rows(seed, 40, 2)
+    scaler = Scaler.fit(data, marks, config)
+    scaled = scaler(data.gather(all_rows(data, 2)))
+    again = Scaler.from_state(scaler.state()).inverse(scaled)
+    for name, values in scaler.inverse(scaled).inputs.items():
+        assert torch.equal(again.inputs[name], values)
+
+
+def test_what_was_clipped_comes_back_as_the_bound():
+    data = mixed(12, missing=0.0)
+    scaler = Scaler.fit(data, some_rows(12, 40, 1), ScalingConfig(clip=0.5)).fold(0)
+    batch = data.gather(torch.arange(40))
+    own, back = scaler.modalities["tiles"], scaler.inverse(scaler(batch)).inputs["tiles"]
+    low, high = own.shift - 0.5 * own.scale, own.shift + 0.5 * own.scale
+    there = batch.valid["tiles"].unsqueeze(-1)
+    torch.testing.assert_close(back, batch.inputs["tiles"].clamp(low, high) * there, rtol=1e-5, atol=1e-5)
+
+
+def of_features(features: tuple[Feature, ...], cells: np.ndarray, seen: np.ndarray) -> ArrayDataset:
+    """A data set of one modality: ``cells`` and ``seen`` are [R,F], or [R,T,F] of a sequence."""
+    length = cells.shape[1] if cells.ndim == 3 else None
+    modality = Modality("track", "sequence" if length else "vector", features, length=length)
+    return ArrayDataset.checked(
+        spec=Spec((modality,), SPEC.tasks),
+        ids=np.array([f"r{i}" for i in range(len(cells))]),
+        inputs={"track": torch.from_numpy(np.where(seen, cells, 0.0)).float()},
+        valid={"track": torch.ones(cells.shape[:-1], dtype=torch.bool)},
+        observed={"track": torch.from_numpy(seen)},
+        quality={"track": torch.ones(len(cells))},
+        targets={"outcome": torch.zeros(len(cells))},
+        known={"outcome": torch.ones(len(cells), dtype=torch.bool)},
+        provenance=Provenance((Source("made here", "0", len(cells)),)),
+    )
+
+
+TRACKS = tuple(
+    Feature(f"track {unit} {quantity}", unit=f"track {unit}", quantity=quantity)
+    for unit in (1, 2, 3)
+    for quantity in ("scale", "x", "y")
+)
+
+
+@given(
+    seed=st.integers(0, 10_000), config=st.sampled_from(CONFIGS), shared=st.booleans(), length=st.sampled_from([0, 4])
+)
+@settings(max_examples=100, deadline=None)
+def test_property_07_scaling_one_column_does_not_change_another(seed, config, shared, length):
+    """Fails where ``pooled`` takes all columns for one group. Columns of one quantity are scaled alike, and no other
+    column is touched by what they hold."""
+    rng = np.random.default_rng(seed)
+    features = TRACKS if shared else tuple(Feature(f.name) for f in TRACKS)
+    shape = (20, length, len(features)) if length else (20, len(features))
+    cells, seen = rng.normal(3, 5, shape), rng.random(shape) < 0.9
+    column = int(rng.integers(len(features)))
+    alike = {
+        at for at, f in enumerate(features) if at == column or f.quantity and f.quantity == features[column].quantity
+    }
+    other = cells.copy()
+    other[..., column] = rng.normal(-100, 70, shape[:-1])
+    marks = some_rows(seed, 20, 2)
+    before, after = (
+        Scaler.fit(of_features(features, c, seen), marks, config).modalities["track"] for c in (cells, other)
+    )
+    apart = [at for at in range(len(features)) if at not in alike]
+    for name in ("shift", "scale", "fill"):
+        assert torch.equal(getattr(before, name)[:, apart], getattr(after, name)[:, apart])
+    batch = of_features(features, cells, seen).gather(torch.arange(20).expand(2, 20))
+    scaled = [s(batch.inputs["track"], batch.valid["track"], batch.observed["track"]) for s in (before, after)]
+    assert torch.equal(scaled[0][..., apart], scaled[1][..., apart])
+    if config.method != "none":
+        assert not torch.equal(before.shift[:, column], after.shift[:, column])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.method}-{c.impute}")
+@pytest.mark.parametrize("length", [None, 4])
+def test_columns_of_one_quantity_are_scaled_as_one_column_of_all_their_cells(config, length):
+    """As scikit-learn does with such a column; fold by fold, with other numbers of cells in each of the columns."""
+    rng = np.random.default_rng(0)
+    shape = (30, length, len(TRACKS)) if length else (30, len(TRACKS))
+    cells = rng.normal(np.arange(len(TRACKS)) * 3, 1 + np.arange(len(TRACKS)), shape).astype(np.float32)
+    seen = rng.random(shape) < np.linspace(0.3, 1.0, len(TRACKS))
+    seen[..., 4] = False  # a track that is never there
+    marks = some_rows(0, 30, 3)
+    scaler = Scaler.fit(of_features(TRACKS, cells, seen), marks, config).modalities["track"]
+    for quantity in ("scale", "x", "y"):
+        own = [at for at, feature in enumerate(TRACKS) if feature.quantity == quantity]
+        for k in range(3):
+            real = cells[marks[k]][..., own][seen[marks[k]][..., own]].astype(np.float64)[:, None]
+            shift, scale = np.zeros(1), np.ones(1)
+            if config.method == "standard":
+                shift, scale = StandardScaler().fit(real).mean_, StandardScaler().fit(real).scale_
+            elif config.method == "robust":
+                robust = RobustScaler().fit(real)
+                shift, scale = robust.center_, robust.scale_ * NORMAL_IQR
+            centre = np.mean(real) if config.impute == "mean" else np.median(real)
+            for found, expected in (
+                (scaler.shift, shift),
+                (scaler.scale, scale),
+                (scaler.fill, (centre - shift) / scale),
+            ):
+                np.testing.assert_allclose(found[k, own], np.broadcast_to(expected, len(own)), rtol=1e-4, atol=1e-6)
+
+
+def test_robust_counts_every_cell_where_none_is_missing():
+    cells = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    data = of_features((Feature("a"), Feature("b")), cells, np.ones((7, 2), bool))
+    own = Scaler.fit(data, np.ones((1, 7), bool), ScalingConfig(method="robust")).fold(0).modalities["track"]
+    reference = RobustScaler().fit(cells)
+    np.testing.assert_allclose(own.shift, reference.center_, rtol=1e-5)
+    np.testing.assert_allclose(own.scale, reference.scale_ * NORMAL_IQR, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cells", [1, 2 * 20 * 4])
+def test_columns_are_sorted_in_parts_without_a_trace(monkeypatch, cells):
+    rng = np.random.default_rng(0)
+    data = of_features(TRACKS, rng.normal(size=(20, 4, 9)), rng.random((20, 4, 9)) < 0.8)
+    marks, config = some_rows(0, 20, 2), ScalingConfig(method="robust")
+    whole = Scaler.fit(data, marks, config).state()
+    monkeypatch.setattr(scaling, "CELLS", cells)
+    parts = Scaler.fit(data, marks, config).state()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_quantity_is_shared_by_numeric_columns_alone():
+    rng = np.random.default_rng(1)
+    features = (
+        Feature("a", quantity="x"),
+        Feature("b", "binary", quantity="x"),
+        Feature("c", quantity="x"),
+        Feature("d"),
+    )
+    cells = rng.normal(size=(30, 4))
+    cells[:, 1] = cells[:, 1] > 0
+    scaler = Scaler.fit(of_features(features, cells, np.ones((30, 4), bool)), np.ones((1, 30), bool)).fold(0)
+    own = scaler.modalities["track"]
+    assert own.shift[0] == own.shift[2] != own.shift[3] and own.shift[1] == 0 and own.scale[1] == 1
+    assert own.fill[1] == pytest.approx(cells[:, 1].mean())
+
+
+@given(seed=st.integers(0, 10_000), config=st.sampled_from(CONFIGS), stacked=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_property_09_what_is_not_observed_of_an_embedding_or_of_a_mean_is_zero_after_scaling(seed, config, stacked):
+    """Fails where embeddings are counted among the numeric columns. Of others what is filled in is the fold's mean,
+    which is 0 in scaled units."""
+    rng = np.random.default_rng(seed)
+    features = (Feature("face x"), *(Feature(f"clip {d}", "embedding") for d in range(3)))
+    cells, seen = rng.normal(5, 3, (20, 4, 4)), rng.random((20, 4, 4)) < 0.7
+    data = of_features(features, cells, seen)
+    scaler = Scaler.fit(data, some_rows(seed, 20, 2), config)
+    batch = data.gather(torch.arange(20).expand(2, 20) if stacked else torch.arange(20))
+    scaled = (scaler if stacked else scaler.fold(0))(batch).inputs["track"]
+    assert torch.equal(scaled[..., 1:], batch.inputs["track"][..., 1:])
+    assert not scaled[..., 1:][~batch.observed["track"][..., 1:]].any()
+    if config.method == "standard" and config.impute == "mean":
+        assert not scaled[..., 0][~batch.observed["track"][..., 0]].any()
 
 
 def test_a_clip_that_is_not_positive_is_refused():

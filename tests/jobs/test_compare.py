@@ -65,6 +65,19 @@ def test_runs_are_found_by_id_beginning_and_name(stage, store, capsys):
     assert report.comparison.contrast("second", "auroc").difference.n == 3
 
 
+def test_what_runs_tell_of_themselves_is_read_where_they_have_it(stage, store, blank):
+    ids = [write_run(store, name, noise=0.1) for name in ("one", "second")]
+    row = {"epoch": 1.0, "lr": 0.1, "train/loss": 0.5, "val/loss": 0.75}
+    fold = {"fold": 0, "name": "a", "best_epoch": 1, "epochs": 1, "ending": "epochs", "history": [row]}
+    run = store.run(ids[0], store.experiment_id("tiny"))
+    run.json("curves.json", {"folds": [fold]})
+    run.json("evaluation/missing_modality.json", {"modality_gain": {"y": {"a": 0.2}}, "metric": {"y": "auroc"}})
+    store.flush()
+    beside = compare.run(",".join(ids), "out.html", stage.uri).beside
+    assert {name: of["val/loss"].tolist() for name, of in beside.losses.items()} == {"one": [0.75]}
+    assert beside.gains == {"one": {"y": {"a": 0.2}}} and beside.metrics == {"y": "auroc"}
+
+
 @pytest.mark.slow
 def test_a_sweeps_cells_are_compared_by_its_name_or_its_run(stage, store, blank):
     study = {"fusion_lab.study": "sweep-mine-0123abcd"}
