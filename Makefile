@@ -3,7 +3,7 @@
 # make env    install only (into .venv, with pip; make env UV=1 uses uv)
 # make check  everything that has to hold before a commit: format, lint, types, layers, tests
 # make test-effects  what the parts of hcat and task_mil do to scores on synthetic data (some ten minutes; not part of check)
-# make bench  this product against a PyTorch loop, Lightning and skorch, on two models, against pandas on a raw file, and against RDKit alone on fingerprints (about twenty minutes; leave the machine alone meanwhile)
+# make bench  this product against a PyTorch loop, Lightning and skorch, on two models, against pandas on a raw file, on streams brought to one clock and on daily features, and against RDKit alone on fingerprints (about twenty minutes; leave the machine alone meanwhile)
 # make ui     MLflow's pages for what was run here
 
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))

@@ -137,6 +137,17 @@ VERBS: dict[str, Verb] = {
             "set": SHARED["set"],
         },
     ),
+    "validate": Verb(
+        "fusion_lab.jobs.validate",
+        "look through an experiment's files, stream by stream, and go on after a fault (exit code 1 if there is one)",
+        {
+            "experiment": EXPERIMENT._replace(default="editing"),
+            "data": SHARED["data"],
+            "output": Option(str, "HTML file to write; a CSV and a JSON file lie beside it", "validation.html"),
+            "set": SHARED["set"],
+        },
+        continues=False,
+    ),
     "promote": Verb(
         "fusion_lab.jobs.promote",
         "make the challenger the champion, if it passes the gates of its experiment (exit code 1 where it does not)",

@@ -153,6 +153,7 @@ class Spec:
 
     modalities: tuple[Modality, ...]
     tasks: tuple[Task, ...]
+    groups: int = 0  # of how many groups (people) the rows are, for models that are trained not to know them
 
     @property
     def main_tasks(self) -> tuple[Task, ...]:
@@ -184,6 +185,8 @@ class Batch(NamedTuple):
     weight   float [B]                                    0 = a padding row: counts nowhere
     emphasis {task: float [B]}                            >= 0, how much a row counts in the task's loss beside
                                                           others; a task that is not named: every row 1
+    group    {"code": int64 [B], "strength": float [B]}   of training rows of models that are trained not to know them:
+                                                          the row's group, and how far it counts; else empty
     ======== ============================================ ===================================================
 
     A named tuple because ``torch.func`` maps over it without being taught.
@@ -197,6 +200,7 @@ class Batch(NamedTuple):
     known: dict[str, Tensor]
     weight: Tensor
     emphasis: dict[str, Tensor] = {}  # nobody writes into a batch
+    group: dict[str, Tensor] = {}
 
     def without_targets(self) -> Batch:
         """What a model may see."""
@@ -217,6 +221,7 @@ class Batch(NamedTuple):
             known=changed(self.known),
             weight=change(self.weight),
             emphasis=changed(self.emphasis),
+            group=changed(self.group),
         )
 
 
@@ -224,8 +229,9 @@ class Output(NamedTuple):
     """A model's answer.
 
     ``heads``: ``{task: [B]}`` logits of a binary task or values of a regression, ``{task: [B,C]}`` logits of a
-    multiclass one (with T, and U where the task has units, before C when per step). ``penalties``: ``{name: [B]}``, added to the loss. ``maps``:
-    ``{name: [B,...]}``, attention or gate weights; the model's ``maps`` say what their axes are.
+    multiclass one (with T, and U where the task has units, before C when per step). ``penalties``: ``{name: [B]}``,
+    added to the loss. ``maps``: ``{name: [B,...]}``, attention or gate weights; the model's ``maps`` say what their
+    axes are.
     """
 
     heads: dict[str, Tensor]

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fusion_lab.config import Config, assign, faulty_paths, flatten, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
 from fusion_lab.data.activity.settings import ActivityConfig
+from fusion_lab.data.editing.settings import EditingConfig
 from fusion_lab.data.molecules.settings import MoleculesConfig
 from fusion_lab.data.oncology.settings import OncologyConfig
+from fusion_lab.data.portions import targets_of
 from fusion_lab.data.raw import Records
+from fusion_lab.data.relapse.settings import RelapseConfig
 from fusion_lab.data.scaling import Scaler, ScalingConfig
-from fusion_lab.data.splits import FoldsConfig, make_folds
+from fusion_lab.data.splits import TRANSDUCTIVE, FoldsConfig, make_folds
 from fusion_lab.data.subset import sampled
 from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.data.table import TableConfig
@@ -30,24 +35,27 @@ from fusion_lab.training.augmentation import AugmentationConfig, check_augmentat
 from fusion_lab.training.execution import check_stackable
 from fusion_lab.training.monitor import undefined_folds
 from fusion_lab.training.optimiser import OptimiserConfig
-from fusion_lab.training.plan import Plan, TrainingConfig
-from fusion_lab.zoo import FAMILIES, hcat, task_mil
+from fusion_lab.training.plan import Groups, Plan, TrainingConfig
+from fusion_lab.zoo import FAMILIES, hcat, multitrack, task_mil
 from fusion_lab.zoo.hcat import HcatConfig
+from fusion_lab.zoo.multitrack import MultitrackConfig
 from fusion_lab.zoo.sensor_fusion import SensorFusionConfig
 from fusion_lab.zoo.task_mil import TaskMilConfig
 from fusion_lab.zoo.token_fusion import TokenFusionConfig
 
 DataConfig = Annotated[
-    SyntheticConfig | TableConfig | ActivityConfig | OncologyConfig | MoleculesConfig, Field(discriminator="domain")
+    SyntheticConfig | TableConfig | ActivityConfig | OncologyConfig | MoleculesConfig | EditingConfig | RelapseConfig,
+    Field(discriminator="domain"),
 ]
 ModelConfig = Annotated[
-    TokenFusionConfig | SensorFusionConfig | HcatConfig | TaskMilConfig, Field(discriminator="family")
+    TokenFusionConfig | SensorFusionConfig | HcatConfig | TaskMilConfig | MultitrackConfig,
+    Field(discriminator="family"),
 ]
 
 SECTION_SWITCHES = {"model": "family", "data": "domain"}
 """Sections whose other settings mean nothing once this key changes: setting it resets the section to its defaults."""
 
-PRESETS = {"hcat": hcat.REFERENCE, "task_mil": task_mil.REFERENCE}
+PRESETS = {"hcat": hcat.REFERENCE, "multitrack": multitrack.REFERENCE, "task_mil": task_mil.REFERENCE}
 """The settings of each family that a preset gives."""
 
 BESIDE = ("name", "description", "selected", "final", "promotion", "evaluation")
@@ -102,6 +110,15 @@ class Experiment(Config):
     seed: int = Field(0, ge=0)
     trial: int = Field(0, ge=0)
     selected: str | None = None
+
+    @model_validator(mode="after")
+    def _protocol_allows(self) -> Experiment:
+        personal = isinstance(self.data, RelapseConfig) and self.data.normalise == "patient"
+        if personal and self.folds.protocol != TRANSDUCTIVE:
+            where = f"expected none under folds.protocol {self.folds.protocol}"
+            why = f"it looks at days of patients who are tested, which {TRANSDUCTIVE} alone allows"
+            raise ValueError(f"data.normalise: {where}, found 'patient': {why}")
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults included, as plain values: what is logged, and what a file of it reads back to."""
@@ -301,7 +318,9 @@ class Materials:
 
     @property
     def spec(self) -> Spec:
-        return self.dataset.spec
+        """That of the data set, with the number of its groups."""
+        group = self.dataset.group
+        return self.dataset.spec if group is None else replace(self.dataset.spec, groups=len(np.unique(group)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -325,7 +344,17 @@ class Materials:
             seed=experiment.seed,
             trial=experiment.trial,
             fingerprint=self.fingerprint(experiment),
+            groups=self._groups(experiment),
         )
+
+    def _groups(self, experiment: Experiment) -> Groups | None:
+        """What the rows' groups are, for a model that is trained not to know them."""
+        model = experiment.model
+        if not isinstance(model, TokenFusionConfig) or not model.adversary:
+            return None
+        if self.dataset.group is None:
+            raise ConfigError("model.adversary: expected data with groups (data.group), found none")
+        return Groups.of(self.dataset.group, model.adversary_warmup)
 
     def check(self, experiment: Experiment) -> None:
         """Everything of a configuration that can be found wrong before anything is trained or written.
@@ -339,9 +368,7 @@ class Materials:
         plan.build_model()
         check_stackable(plan)
         check_augmentation(self.spec, experiment.augmentation)
-        undefined_folds(
-            self.spec, experiment.training, self.folds, self.dataset.gather(torch.arange(len(self.dataset)))
-        )
+        undefined_folds(self.spec, experiment.training, self.folds, targets_of(self.dataset))
 
     def fingerprint(self, experiment: Experiment) -> str:
         """Identity of what a configuration will compute here: settings, data and split."""

@@ -81,7 +81,7 @@ def test_another_domain_starts_its_section_anew():
 
 FAULTS = {
     "model: {family: tokn_fusion}": "f.yaml: model.family: unknown 'tokn_fusion' (did you mean 'token_fusion'?)",
-    "model: {family: [a]}": "f.yaml: model.family: unknown ['a'] (known: hcat, sensor_fusion, task_mil, token_fusion)",
+    "model: {family: [a]}": "f.yaml: model.family: unknown ['a'] (known: hcat, multitrack, sensor_fusion, task_mil, ",
     "model: {d_modle: 8}": "f.yaml: model.d_modle: unknown key (did you mean 'd_model'?)",
     "model: {d_model: 8, nhead: 3}": "f.yaml: model: expected d_model to be a multiple of nhead, found 8 and 3",
     "model: null": "f.yaml: model: expected an object, found null",

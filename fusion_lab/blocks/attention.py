@@ -46,7 +46,7 @@ class Attention(nn.Module):
         Args:
             queries: ``[G,B,Q,D]``.
             tokens: ``[G,B,T,D]``.
-            valid: bool ``[G,B,T]``.
+            valid: bool ``[G,B,T]``, or ``[G,B,Q,T]`` where queries see different tokens (``[G,B,1,T]``: all the same).
             noise: random values while training, ``None`` in evaluation.
             bias: ``[G,B,T]``, added to the scores of each token.
 
@@ -60,7 +60,8 @@ class Attention(nn.Module):
         scores = (q.transpose(2, 3) * self._scale()) @ k.permute(0, 1, 3, 4, 2)
         if bias is not None:
             scores = scores + bias[:, :, None, None, :]
-        weights = masked_softmax(scores, valid[:, :, None, None, :])
+        seen = valid if valid.ndim == scores.ndim - 1 else valid.unsqueeze(2)
+        weights = masked_softmax(scores, seen.unsqueeze(2))
         pooled = self.dropout(weights, noise) @ v.transpose(2, 3)  # [G,B,H,Q,E]
         return self._project("o", pooled.transpose(2, 3).flatten(3)), weights
 

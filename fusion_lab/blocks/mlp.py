@@ -34,18 +34,22 @@ class NormedLinear(nn.Module):
 
 
 class MLP(nn.Module):
-    """``layers`` times linear -> layer norm -> activation -> dropout; ``[...,width] -> [...,hidden]``."""
+    """``layers`` times linear -> layer norm -> activation -> dropout, a weight of its own for each group;
+    ``[G,...,width] -> [G,...,hidden]``.
+    """
 
-    def __init__(self, width: int, hidden: int, layers: int, dropout: float, activation: ActivationName) -> None:
+    def __init__(
+        self, groups: int, width: int, hidden: int, layers: int, dropout: float, activation: ActivationName
+    ) -> None:
         super().__init__()
         assert layers >= 1, layers
-        self.layers = nn.ModuleList(NormedLinear(1, width if i == 0 else hidden, hidden) for i in range(layers))
+        self.layers = nn.ModuleList(NormedLinear(groups, width if i == 0 else hidden, hidden) for i in range(layers))
         self.drop = Dropout(dropout)
         self.activation = activation
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
         act = ACTIVATIONS[self.activation]
-        made = x.reshape(1, 1, -1, x.shape[-1])
+        made = x.reshape(len(x), 1, -1, x.shape[-1])
         for layer in self.layers:
             made = self.drop(act(layer(made)), noise)
         return made.reshape(*x.shape[:-1], -1)

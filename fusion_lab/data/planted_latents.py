@@ -68,9 +68,10 @@ class Planting(Config):
 class Planted:
     """What every modality is to show. ``main`` and ``side`` are two directions in its columns, [R] or [R,length] each.
 
+    ``of_units``, [R,length] for each unit that the features of a sequence are of, comes on top in that unit's columns.
     ``shown``, [R,width] over the raw columns of a modality, takes their place where the plan is of shared factors.
     ``terms`` [R,P] and, for the sequences whose steps a task labels, ``step_terms`` [R,T,P] make the score with
-    ``weights`` [P].
+    ``weights`` [P]; ``unit_terms`` [R,T,U,P] those of a task with units.
     """
 
     main: Leaves
@@ -81,10 +82,15 @@ class Planted:
     weights: Array
     attention: Array | None = None
     shown: Leaves = field(default_factory=dict)
+    of_units: dict[str, Leaves] = field(default_factory=dict)
+    unit_terms: dict[tuple[tuple[str, ...], tuple[str, ...]], Array] = field(default_factory=dict)
 
     def score(self, task: Task, index: int) -> Array:
         """The standardised score of a task; tasks differ in which term weighs most."""
-        terms = self.step_terms[task.steps] if task.per_step else self.terms
+        if task.units:
+            terms = self.unit_terms[task.steps, task.units]
+        else:
+            terms = self.step_terms[task.steps] if task.per_step else self.terms
         return terms @ np.roll(self.weights, index)
 
 
@@ -94,7 +100,8 @@ def check_planting(like: Spec, plan: Planting, useful: tuple[str, ...]) -> None:
     Raises:
         ConfigError: a modality or sequence that the spec does not have, fewer useful ones than the plan needs, a
             pointer without room for its cue, a task per step without a useful sequence, with sequences of several
-            lengths or where a row has one label only, a poor quality that the plan has no place for.
+            lengths or where a row has one label only, a task with units of which no useful sequence has features, a
+            poor quality that the plan has no place for.
     """
     kinds = {m.name: m.kind for m in like.modalities}
     unknown = [name for name in useful if name not in kinds]
@@ -124,6 +131,11 @@ def _check_steps(like: Spec, task: Task, useful: tuple[str, ...]) -> None:
         raise ConfigError(f"task {task.name}: expected steps of sequences of one length, found {lengths}")
     if task.per_step and not set(task.steps) & set(useful):
         raise ConfigError(f"task {task.name}: a task per step expects a useful sequence among its steps, found none")
+    held = {f.unit for name in task.steps if name in useful for f in like.modality(name).features}
+    strange = [unit for unit in task.units if unit not in held]
+    if strange:
+        expected = "expected features of each unit in a useful sequence among its steps"
+        raise ConfigError(f"task {task.name}: {expected}, found none of {strange[0]!r}")
 
 
 def _check_pointer(like: Spec, useful: tuple[str, ...]) -> None:
@@ -185,9 +197,37 @@ def plant_latents(like: Spec, plan: Planting, useful: tuple[str, ...], valid: Le
     for steps in clocks:
         parts = [stepwise[name] if name in steps else latent[name][:, None] for name in useful]
         step_terms[steps], _ = TERMS[plan.planted](list(np.broadcast_arrays(*parts)), plan.main_effect)
+    of_units = {name: _unit_latents(like.modality(name), plan) for name in stepwise}
+    unit_terms = {
+        (t.steps, t.units): _unit_terms(t, plan, useful, latent, stepwise, of_units) for t in like.tasks if t.units
+    }
     main = {name: _somewhere(z[shown[name]], valid[name], plan, name) for name, z in latent.items()}
     side = {name: z[shown[name]] for name, z in stepwise.items()}
-    return Planted(main, side, quality, terms, step_terms, weights)
+    shown_units = {name: {unit: z[shown[name]] for unit, z in of.items()} for name, of in of_units.items()}
+    return Planted(main, side, quality, terms, step_terms, weights, of_units=shown_units, unit_terms=unit_terms)
+
+
+def _unit_terms(
+    task: Task, plan: Planting, useful: tuple[str, ...], latent: Leaves, stepwise: Leaves, of_units: dict[str, Leaves]
+) -> Array:
+    """Terms of each unit, [R,T,U,P]: its own latent in place of that of the sequence which has features of it."""
+
+    def part(name: str, unit: str) -> Array:
+        if name not in task.steps:
+            return latent[name][:, None]
+        return of_units[name].get(unit, stepwise[name])
+
+    each = [
+        TERMS[plan.planted](list(np.broadcast_arrays(*(part(n, unit) for n in useful))), plan.main_effect)[0]
+        for unit in task.units
+    ]
+    return np.stack(each, axis=2)
+
+
+def _unit_latents(modality: Modality, plan: Planting) -> Leaves:
+    """A sign per step, [R,T], for each unit that features of the sequence are of."""
+    units = dict.fromkeys(f.unit for f in modality.features if f.unit)
+    return {unit: _step_latent(modality, plan, f" {unit}") for unit in units}
 
 
 def _exchanged(own: Array, rng: np.random.Generator) -> Array:
@@ -221,11 +261,11 @@ def _somewhere(latent: Array, valid: Array, plan: Planting, name: str) -> Array:
     return latent[:, None] * ((draw < ACTIVE) | (draw == draw.min(axis=1, keepdims=True)))
 
 
-def _step_latent(modality: Modality, plan: Planting) -> Array:
-    """A sign per step of a sequence, [R,T], that switches now and then."""
+def _step_latent(modality: Modality, plan: Planting, unit: str = "") -> Array:
+    """A sign per step of a sequence, or of one of its units, [R,T], that switches now and then."""
     shape = (plan.rows, modality.length or 0)
-    switches = np.where(rng_of(plan, f"{modality.name} switches").random(shape) < 0.2, -1.0, 1.0)
-    return np.cumprod(switches, axis=1) * _signs(plan, f"{modality.name} start", (plan.rows, 1))
+    switches = np.where(rng_of(plan, f"{modality.name}{unit} switches").random(shape) < 0.2, -1.0, 1.0)
+    return np.cumprod(switches, axis=1) * _signs(plan, f"{modality.name}{unit} start", (plan.rows, 1))
 
 
 def _pointer(

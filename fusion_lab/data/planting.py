@@ -37,8 +37,9 @@ class Truth:
 
     ``attention`` of a pointer is the share each place deserves: [R,M] over the modalities, or [R,length] over the
     positions of the one useful modality; all 0 where what carries the label is missing. ``oracle`` is the score that
-    the labels were drawn from, [R], or [R,T] of a task per step, seen as if no modality were missing. ``hidden`` is
-    shaped as the inputs and holds what they do, and where a modality or a number is missing what would have been there.
+    the labels were drawn from, [R], or [R,T] of a task per step (with U after it of one with units), seen as if no
+    modality were missing. ``hidden`` is shaped as the inputs and holds what they do, and where a modality or a number
+    is missing what would have been there.
     """
 
     useful: tuple[str, ...]
@@ -55,7 +56,8 @@ class Generated(NamedTuple):
 def twin(like: Spec, plan: Planting | None = None, useful: tuple[str, ...] | None = None) -> ArrayDataset:
     """A data set of a real domain's spec: same names, kinds, widths, categories, lengths, tasks and classes.
 
-    ``useful`` defaults to all modalities but the last, or to all where there are fewer than three.
+    ``useful`` defaults to all modalities but the last, or to all where there are fewer than three or the last has
+    units.
 
     Raises:
         ConfigError: the plan cannot be carried out on this spec.
@@ -76,7 +78,8 @@ def generate(
     """
     names = tuple(m.name for m in like.modalities)
     if useful is None:
-        useful = names[:-1] if len(names) > 2 else names
+        spared = len(names) > 2 and not any(feature.unit for feature in like.modalities[-1].features)
+        useful = names[:-1] if spared else names
     prevalence = prevalence or {}
     check_planting(like, plan, useful)
     present = presence(names, plan)
@@ -130,6 +133,7 @@ def _raw(modality: Modality, width: int, planted: Planted, plan: Planting, group
         raw += _over_positions(planted.shown[modality.name], shape)
     else:
         _add_directions(raw, planted, modality.name, rng_of(plan, f"{modality.name} directions"))
+        _add_units(raw, planted, modality, rng_of(plan, f"{modality.name} units' directions"))
     if group is not None:
         offset = rng_of(plan, f"{modality.name} groups").standard_normal((plan.groups or 0, width), dtype=np.float32)
         raw += GROUP_EFFECT * plan.noise * _over_positions(offset[group], shape)
@@ -147,6 +151,15 @@ def _add_directions(raw: Array, planted: Planted, name: str, rng: np.random.Gene
     raw += _along(planted.main[name], raw.shape) * (turn * of_main / np.sqrt(of_main.sum())).astype(np.float32)
     if side is not None:
         raw += _along(side, raw.shape) * (turn * of_side / np.sqrt(of_side.sum())).astype(np.float32)
+
+
+def _add_units(raw: Array, planted: Planted, modality: Modality, rng: np.random.Generator) -> None:
+    """Adds what each unit's own columns show."""
+    columns = [modality.features[places[0]].unit for places in raw_columns(modality).values()]
+    for unit, latent in planted.of_units.get(modality.name, {}).items():
+        own = np.flatnonzero([name == unit for name in columns])
+        turn = rng.choice([-LOUDNESS, LOUDNESS], len(own)) / np.sqrt(len(own))
+        raw[..., own] += _along(latent, raw.shape) * turn.astype(np.float32)
 
 
 def _over_positions(values: Array, shape: tuple[int, ...]) -> Array:
@@ -184,7 +197,10 @@ def _targets(
         score = planted.score(task, index)
         targets[task.name] = _draw_target(task, score, plan, prevalence.get(task.name, 0.5)).astype(np.float32)
         told = rng_of(plan, f"{task.name} known").random(plan.rows) >= plan.unknown_labels
-        known[task.name] = told if score.ndim == 1 else told[:, None] & _any_step(task, valid)
+        if task.per_step:
+            there = told[:, None] & _any_step(task, valid)
+            told = np.broadcast_to(there.reshape(*there.shape, *[1] * (score.ndim - 2)), score.shape).copy()
+        known[task.name] = told
     return targets, known
 
 

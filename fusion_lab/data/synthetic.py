@@ -29,12 +29,13 @@ from fusion_lab.data.planting import Generated, Planting, Truth, check_planting,
 
 
 class SyntheticModality(Config):
-    """``width`` numeric columns; ``length`` positions of a sequence or bag, each called ``step`` in figures; not
-    ``useful``: no label depends on it.
+    """``width`` numeric columns, of a sequence with ``units`` so many of each unit; ``length`` positions of a sequence
+    or bag, each called ``step`` in figures; not ``useful``: no label depends on it.
     """
 
     kind: ModalityKind = "vector"
     width: int = Field(default=8, ge=1)
+    units: int = Field(default=0, ge=0)
     length: int | None = Field(default=None, ge=1)
     step: str = ""
     useful: bool = True
@@ -44,23 +45,34 @@ class SyntheticModality(Config):
         if (self.length is None) != (self.kind == "vector"):
             expected = "no length" if self.kind == "vector" else "a length"
             raise ValueError(f"expected {expected} with kind {self.kind}, found {self.length}")
+        if self.units and self.kind != "sequence":
+            raise ValueError(f"expected no units with kind {self.kind}, found {self.units}")
         return self
 
 
 class SyntheticTask(Config):
     """``classes`` of a multiclass task, equally frequent; ``prevalence`` of a binary task's positive class.
 
-    ``per_step``: a label at every time step of the useful sequences that are as long as the first of them.
-    ``auxiliary``: the group of auxiliary tasks that it belongs to. ``uneven``: rows differ in how much they count in
-    the task's loss, by a log-normal factor of this deviation.
+    ``per_step``: a label at every time step of the useful sequences that are as long as the first of them;
+    ``per_unit``: there, one for each unit of the first useful sequence that has units; ``causal``: what is later than
+    a step is not to be read for it. ``auxiliary``: the group of auxiliary tasks that it belongs to. ``uneven``: rows
+    differ in how much they count in the task's loss, by a log-normal factor of this deviation.
     """
 
     kind: TaskKind = "binary"
     per_step: bool = False
+    per_unit: bool = False
+    causal: bool = False
     classes: int = Field(default=3, ge=3)
     prevalence: float = Field(default=0.5, gt=0, lt=1)
     auxiliary: str = ""
     uneven: float = Field(default=0.0, ge=0, le=3)
+
+    @model_validator(mode="after")
+    def _of_steps(self) -> SyntheticTask:
+        if (self.per_unit or self.causal) and not self.per_step:
+            raise ValueError("expected per_step with per_unit or causal, found one label per row")
+        return self
 
 
 class SyntheticConfig(Planting):
@@ -83,6 +95,8 @@ class SyntheticConfig(Planting):
     def _can_be_planted(self) -> SyntheticConfig:
         if any(t.per_step for t in self.tasks.values()) and not self.clock:
             raise ConfigError("tasks: a task per step expects a useful sequence, found none")
+        if any(t.per_unit for t in self.tasks.values()) and not self.units:
+            raise ConfigError("tasks: a task per unit expects a useful sequence with units, found none")
         if all(t.auxiliary for t in self.tasks.values()):
             raise ConfigError("tasks: expected one that is not auxiliary, found none")
         check_planting(spec(self), self, self.useful)
@@ -98,6 +112,12 @@ class SyntheticConfig(Planting):
         lengths = {n: m.length for n, m in self.modalities.items() if m.useful and m.kind == "sequence"}
         return tuple(n for n, length in lengths.items() if length == next(iter(lengths.values())))
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The units that a task per unit labels."""
+        held = next((n for n in self.clock if self.modalities[n].units), None)
+        return () if held is None else _units(held, self.modalities[held])
+
 
 def spec(config: SyntheticConfig) -> Spec:
     """The spec of ``load(config)``, without generating anything."""
@@ -108,12 +128,32 @@ def spec(config: SyntheticConfig) -> Spec:
 
 
 def _modality(name: str, modality: SyntheticModality, gaps: bool) -> Modality:
-    features = tuple(Feature(f"{name} {i}", gaps=gaps) for i in range(modality.width))
+    columns = range(modality.width)
+    if modality.units:
+        features = tuple(
+            Feature(f"{unit} {i}", gaps=gaps, unit=unit, quantity=f"{name} {i}")
+            for unit in _units(name, modality)
+            for i in columns
+        )
+    else:
+        features = tuple(Feature(f"{name} {i}", gaps=gaps) for i in columns)
     return Modality(name, modality.kind, features, modality.length, modality.step)
 
 
 def _task(name: str, task: SyntheticTask, config: SyntheticConfig) -> Task:
-    return Task(name, task.kind, _class_names(task), config.clock if task.per_step else (), task.auxiliary)
+    return Task(
+        name,
+        task.kind,
+        _class_names(task),
+        config.clock if task.per_step else (),
+        task.auxiliary,
+        config.units if task.per_unit else (),
+        task.causal,
+    )
+
+
+def _units(name: str, modality: SyntheticModality) -> tuple[str, ...]:
+    return tuple(f"{name} unit {i + 1}" for i in range(modality.units))
 
 
 def load(config: SyntheticConfig) -> ArrayDataset:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fusion_lab.contracts import Predictions, Spec, Task
+from fusion_lab.data.portions import targets_of
 from fusion_lab.evaluation.calibration import with_temperature
 from fusion_lab.evaluation.gates import Contest
 from fusion_lab.evaluation.metrics import measure
@@ -77,7 +78,7 @@ def _on_folds(ours: Entrant, other: Entrant, materials: Materials, goal: Goal) -
 
 def _on_holdout(answers: Mapping[str, np.ndarray], other: Entrant, materials: Materials, goal: Goal) -> Contest:
     rows = np.flatnonzero(materials.folds.holdout)
-    batch = materials.dataset.gather(torch.from_numpy(rows))
+    batch = targets_of(materials.dataset, rows)
     target, known = ({t: leaf.numpy() for t, leaf in part.items()} for part in (batch.targets, batch.known))
     group = materials.dataset.group
     theirs = other.holdout

@@ -41,6 +41,7 @@ from fusion_lab.training.probe import Latency, Probe
 
 FOLDER = "evaluation"
 RESULTS = f"{FOLDER}/results.json"
+MISSING_MODALITY = f"{FOLDER}/missing_modality.json"
 ERRORS = ("ece", "mce", "nll")
 
 
@@ -159,7 +160,7 @@ class _Evaluation:
             scored.append(SubsetScores(subset, scores, self.probe.without_any(subset)))
             advance(1)
         payload = subsets_dict(scored, worth(scored, names), names, subsets.note)
-        self.to.json(f"{FOLDER}/missing_modality.json", payload)
+        self.to.json(MISSING_MODALITY, payload)
         self.to.bytes(f"{FOLDER}/missing_modality.png", partial(self.draw, "subsets", payload))
         self.results |= {name: payload[name] for name in ("modality_importance", "modality_gain")}
         return lines.subset_lines(payload, self.spec)
@@ -260,9 +261,10 @@ class _Evaluation:
 
 
 def uncertainty_table(mean: Predictions, spreads: Mapping[str, Spread], materials: Materials) -> pa.Table:
-    """A line per test row (and step) and task: ``id``, ``fold``, ``task``, ``step`` (0 without steps), ``target`` (null
-    where unknown), ``predicted`` (class code or mean value), ``confidence``, ``entropy``, ``mutual_information``,
-    ``std`` (of a binary task, of the positive class's probability); null what the task's kind does not have.
+    """A line per test row (and step and unit) and task: ``id``, ``fold``, ``task``, ``step`` (0 without steps),
+    ``unit`` (empty without units), ``target`` (null where unknown), ``predicted`` (class code or mean value),
+    ``confidence``, ``entropy``, ``mutual_information``, ``std`` (of a binary task, of the positive class's
+    probability); null what the task's kind does not have.
     """
     return pa.concat_tables(
         [_task_table(task, mean, spreads[task.name], materials.dataset.ids) for task in materials.spec.tasks]
@@ -274,6 +276,8 @@ def _task_table(task: Task, mean: Predictions, spread: Spread, ids: np.ndarray) 
     entry = np.repeat(np.arange(len(known)), int(np.prod(known.shape[1:])))
     score = spread.mean.reshape(len(entry), *spread.mean.shape[known.ndim :])
     confidence, predicted = top_label(score) if task.classes else (None, score)
+    units = task.units or ("",)
+    step, unit = np.divmod(np.tile(np.arange(len(entry) // max(len(known), 1)), len(known)), len(units))
 
     def column(values: np.ndarray | None, unknown: np.ndarray | None = None) -> pa.Array:
         if values is None:
@@ -285,7 +289,8 @@ def _task_table(task: Task, mean: Predictions, spread: Spread, ids: np.ndarray) 
             "id": pa.array(np.asarray(ids)[mean.row[entry]].astype(str)),
             "fold": pa.array(mean.fold[entry].astype(np.int32)),
             "task": pa.array([task.name] * len(entry), pa.string()),
-            "step": pa.array(np.tile(np.arange(len(entry) // max(len(known), 1)), len(known)).astype(np.int32)),
+            "step": pa.array(step.astype(np.int32)),
+            "unit": pa.array(np.array(units, dtype=object)[unit], pa.string()),
             "target": column(mean.target[task.name], ~known.reshape(-1)),
             "predicted": column(predicted),
             "confidence": column(confidence),

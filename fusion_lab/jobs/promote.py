@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from fusion_lab.config import nearest, parse_overrides
 from fusion_lab.contracts import Predictions, UserError
+from fusion_lab.data.portions import targets_of
 from fusion_lab.evaluation.gates import Facts, Verdict, judge
 from fusion_lab.evaluation.thresholds import pooled_thresholds
 from fusion_lab.experiment import Experiment, Materials, read_experiment
@@ -322,7 +323,7 @@ def _same_targets(a: Materials, b: Materials) -> bool:
     """Whether two data sets hold the same rows with the same targets, whatever their modalities are."""
     if not np.array_equal(a.dataset.ids, b.dataset.ids):
         return False
-    first, second = (m.dataset.gather(torch.arange(len(m.dataset))) for m in (a, b))
+    first, second = (targets_of(m.dataset) for m in (a, b))
     return all(
         torch.equal(leaf, other[task])
         for leaves, other in ((first.targets, second.targets), (first.known, second.known))

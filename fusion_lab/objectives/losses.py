@@ -17,6 +17,9 @@ from fusion_lab.config import Config
 Weight = Annotated[float, Field(ge=0.0)]  # below 0 a loss would be made as large as possible
 
 
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+
+
 class Bounds(Config):
     """How far the weights of tasks may lie from their mean, as multiples of it."""
 
@@ -44,6 +47,9 @@ class ObjectiveConfig(Config):
     clipped to ``floor`` and ``ceil`` and divided by their mean again, and the mean over main tasks is taken. A group of
     auxiliary tasks adds its ``auxiliary_weights`` times the mean over its tasks, each times its ``task_weights``. A
     task of weight 0 is not trained and still scored; a task, group or penalty that is not named weighs 1.
+
+    ``parts`` are sums of tasks by a name: each, and each task that is in none, gets a curve of what it has in the
+    objective; a weight in ``task_weights`` under a part's name multiplies those of all of its tasks.
     """
 
     binary: Literal["bce", "weighted_bce", "focal", "weighted_focal"] = "weighted_bce"
@@ -57,6 +63,7 @@ class ObjectiveConfig(Config):
     pos_weight_clips: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     task_weights: dict[str, Weight] = {}
+    parts: dict[PartName, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
     normalise_weights: Bounds | None = None
     auxiliary_weights: dict[str, Weight] = {}
     penalty_weights: dict[str, Weight] = {}

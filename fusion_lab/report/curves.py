@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
+from fusion_lab.objectives import PART
 from fusion_lab.report import style
 from fusion_lab.training.results import FoldResult
 
@@ -21,6 +22,8 @@ LOSSES = {"train/loss": "training rows", "val/loss": "validation rows"}
 PENALTY = "train/"
 """How curves of penalties begin, and that of the loss which holds them."""
 PENALTIES = "penalties, training rows"
+PARTS = {f"train/{PART}": "parts of the loss, training rows", f"val/{PART}": "parts of the loss, validation rows"}
+"""How curves of the objective's parts begin, and what their panels are called."""
 WIDE, NARROW = 3.9, 2.6
 """Breadth of a panel in inches, and of that of the penalties, which stand beside what is asked for."""
 
@@ -62,19 +65,28 @@ def curve_names(folds: Iterable[FoldResult]) -> list[str]:
 def task_of(name: str) -> str:
     """The task of a curve ``val/<task>/<metric>``, ``""`` for others; a task's name may hold slashes.
 
-    >>> task_of("val/death_5y/auroc"), task_of("val/loss")
-    ('death_5y', '')
+    >>> task_of("val/death_5y/auroc"), task_of("val/loss"), task_of("val/loss of crop")
+    ('death_5y', '', '')
     """
-    return name.split("/", 1)[1].rpartition("/")[0] if "/" in name else ""
+    return name.split("/", 1)[1].rpartition("/")[0] if "/" in name and not part_of(name) else ""
 
 
 def is_penalty(name: str) -> bool:
-    """Whether a curve is that of one part of the training loss.
+    """Whether a curve is that of a penalty in the training loss.
 
-    >>> is_penalty("train/kl"), is_penalty("train/loss"), is_penalty("val/loss")
-    (True, False, False)
+    >>> is_penalty("train/kl"), is_penalty("train/loss"), is_penalty("val/loss"), is_penalty("train/loss of crop")
+    (True, False, False, False)
     """
-    return name.startswith(PENALTY) and name not in LOSSES
+    return name.startswith(PENALTY) and name not in LOSSES and not part_of(name)
+
+
+def part_of(name: str) -> str:
+    """The part of the objective that a curve is of, ``""`` for others.
+
+    >>> part_of("val/loss of crop"), part_of("val/loss")
+    ('crop', '')
+    """
+    return next((name.removeprefix(begin) for begin in PARTS if name.startswith(begin)), "")
 
 
 def metric_of(name: str) -> str:
@@ -123,9 +135,10 @@ def curves_png(folds: Sequence[FoldResult], title: str = "") -> bytes:
 
 def _label(axes: Axes, names: Sequence[str]) -> None:
     """The curves' names in their colours: of what falls at the top, of scores at the bottom."""
-    falls = names[0].startswith(PENALTY)
+    falls = names[0].startswith(PENALTY) or bool(part_of(names[0]))
     for index, name in enumerate(names):
-        label = LOSSES.get(name) or style.shortened(metric_of(name) if is_penalty(name) else task_of(name), 24)
+        own = part_of(name) or (metric_of(name) if is_penalty(name) else task_of(name))
+        label = LOSSES.get(name) or style.shortened(own, 24)
         height = 0.93 - 0.085 * index if falls else 0.02 + 0.085 * (len(names) - 1 - index)
         text = axes.text(0.99, height, label, color=style.colour(index), fontsize=style.FONT - 1, ha="right")
         text.set_transform(axes.transAxes)
@@ -154,7 +167,7 @@ def curves_html(folds: Sequence[FoldResult], title: str = "") -> str:
     for place, (_, names) in enumerate(panels):
         at = {"row": 1 + place, "col": 1}
         for name in names:
-            dash = "dot" if name == "train/loss" else "solid"
+            dash = "dot" if name.startswith("train/") else "solid"
             for line in [*_fold_lines(folds, name, dash, place == 0), _mean_line(folds, name, dash, place == 0)]:
                 figure.add_trace(line, **at)
         longest = max(len(f.history) for f in folds)
@@ -189,28 +202,41 @@ def _draw(axes: Axes, folds: Sequence[FoldResult], name: str, colour: str) -> No
 
 
 def _overview(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
-    """The losses, the first score of every task, and penalties where there are any, as far as colours reach."""
+    """The losses, the first score of every task, and parts of the loss and penalties where there are any, as far as
+    colours reach.
+    """
     names = curve_names(folds)
     scores = [n for n in names if task_of(n)]
     first = [n for n in scores if metric_of(n) == metric_of(scores[0])][: len(style.OKABE_ITO)]
     penalties = [n for n in names if is_penalty(n)][: len(style.OKABE_ITO)]
-    panels = [("loss", [n for n in LOSSES if n in names]), ("validation score", first), (PENALTIES, penalties)]
+    losses = [n for n in LOSSES if n in names]
+    panels = [("loss", losses), ("validation score", first), *_parts(names), (PENALTIES, penalties)]
     return [panel for panel in panels if panel[1]]
+
+
+def _parts(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The panels of the objective's parts, as far as colours reach."""
+    every = ((heading, [n for n in names if n.startswith(begin)]) for begin, heading in PARTS.items())
+    return [(heading, held[: len(style.OKABE_ITO)]) for heading, held in every if held]
 
 
 def _metric(name: str) -> str:
     """A curve's metric as figures call it: the F1 that is watched is that of the most probable class, a macro F1."""
+    if part_of(name):
+        return "loss"
     return "macro F1" if metric_of(name) == "f1" else metric_of(name)
 
 
 def _panels(folds: Sequence[FoldResult]) -> list[tuple[str, list[str]]]:
-    """Headings and curves: the losses together, the first score of each task, then the others."""
+    """Headings and curves: the losses together, each part of the loss, the first score of each task, the others."""
     names = curve_names(folds)
     losses = [n for n in LOSSES if n in names]
     scores = [n for n in names if task_of(n)]
     first = [n for n in scores if metric_of(n) == metric_of(scores[0])]
     ordered = first + [n for n in scores if n not in first]
     panels = [("loss", losses)] if losses else []
+    parts = dict.fromkeys(part_of(n) for n in names if part_of(n))
+    panels += [(f"loss of {part}", [f"{b}{part}" for b in PARTS if f"{b}{part}" in names]) for part in parts]
     return panels + [(f"{task_of(n)}: validation {style.metric_name(_metric(n))}", [n]) for n in ordered]
 
 

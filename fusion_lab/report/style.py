@@ -182,11 +182,19 @@ def layout(figure: go.Figure, title: str, height: int) -> go.Figure:
 
 def page(title: str, figures: Sequence[go.Figure], notes: Sequence[str] = ()) -> str:
     """A page of interactive figures that needs no network: the script (about 5 MB) is inside, once."""
-    parts = [
+    return document(title, f"{paragraphs(notes)}{figures_html(figures)}")
+
+
+def figures_html(figures: Sequence[go.Figure]) -> str:
+    """Interactive figures, the script inside the first."""
+    return "".join(
         plotly_io.to_html(f, full_html=False, include_plotlyjs=i == 0, config={**PLOTLY}) for i, f in enumerate(figures)
-    ]
-    told = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    return document(title, f"{told}{''.join(parts)}")
+    )
+
+
+def paragraphs(notes: Sequence[str]) -> str:
+    """A paragraph of each."""
+    return "".join(f"<p>{html.escape(note)}</p>" for note in notes)
 
 
 def document(title: str, body: str, look: str = "") -> str:

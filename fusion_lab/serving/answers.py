@@ -55,7 +55,8 @@ def predict(
     on_rows: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
     """A line per row. Of a task ``t``: ``t`` (class name or value), ``t.probability.<class>``, ``t.spread``; of a task
-    per step lists in place of single values, as long as the sequence that was given.
+    per step lists in place of single values, as long as the sequence that was given, and of a task with units
+    ``{unit: value}`` for each step.
 
     ``t.spread`` is the deviation over members of the probability of the class that is named (of the value of a
     regression), ``None`` for a single member. With ``attention`` a column of that name: ``{map: {"axes": [[name,
@@ -108,19 +109,20 @@ def _tell(
         own = np.take_along_axis(spread, code[..., None], -1)[..., 0] if task.kind == "multiclass" else spread
         names = np.array(task.classes, dtype=object)[code]
         columns = [names, *np.moveaxis(probability, -1, 0), own]
-    return {name: _plain(column, span) for name, column in zip(_columns(task), columns, strict=True)}
+    return {name: _plain(column, span, task.units) for name, column in zip(_columns(task), columns, strict=True)}
 
 
-def _plain(column: np.ndarray, span: np.ndarray | None) -> list[Any]:
-    """Python values ``[B]``, NaN as ``None``; of ``[B,T]`` the last ``span`` steps of each row, as lists."""
+def _plain(column: np.ndarray, span: np.ndarray | None, units: tuple[str, ...] = ()) -> list[Any]:
+    """Python values ``[B]``, NaN as ``None``; of ``[B,T]`` the last ``span`` steps of each row, as lists; of
+    ``[B,T,U]`` with the values of each step by ``units``.
+    """
     plain = column.astype(object)
     plain[pd.isna(column)] = None
-    plain = plain.tolist()
-    return (
-        plain
-        if span is None
-        else [steps[len(steps) - min(n, len(steps)) :] for steps, n in zip(plain, span, strict=True)]
-    )
+    rows = plain.tolist()
+    if span is None:
+        return rows
+    given = [steps[len(steps) - min(n, len(steps)) :] for steps, n in zip(rows, span, strict=True)]
+    return [[dict(zip(units, values, strict=True)) for values in steps] for steps in given] if units else given
 
 
 def _spans(task: Task, records: Records, rows: np.ndarray) -> np.ndarray | None:

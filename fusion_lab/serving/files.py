@@ -141,5 +141,5 @@ def _as_cell(value: Any) -> Any:
 
 
 def _as_plain(value: Any) -> Any:
-    """Attention is nested unevenly, which parquet does not take: as JSON text."""
+    """Attention is nested unevenly, which parquet does not take: as JSON text. What units say at each step is even."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value

@@ -17,6 +17,7 @@ from fusion_lab.contracts import DataError, Spec, UserError
 from fusion_lab.data.raw import Records
 from fusion_lab.serving.intake import batch_of
 from fusion_lab.serving.members import Baselines, Members, Networks
+from fusion_lab.zoo.baselines import SINGLE
 
 FORMAT = 1
 MODEL = "model.json"
@@ -58,10 +59,21 @@ class Package:
     version: str = fusion_lab.__version__
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """The modalities that its answers go by: all of the spec's, unless it is a model of some of them."""
+        names = tuple(m.name for m in self.spec.modalities)
+        chosen = None if self.baseline else self.experiment["model"].get("modalities")
+        if self.baseline and self.baseline.startswith(SINGLE):
+            chosen = (self.baseline.removeprefix(SINGLE),)
+        return names if chosen is None else tuple(name for name in names if name in chosen)
+
+    @property
     def label(self) -> str:
         """What it is, in a few words."""
         family = self.experiment["model"]["family"]
         what = f"baseline {self.baseline}" if self.baseline else family
+        if not self.baseline and len(self.reads) < len(self.spec.modalities):
+            what = f"{what} of {' and '.join(self.reads)} alone"
         count = len(self.members)
         return f"{what}, refit on all development rows" if self.final == "refit" else f"{what}, {count} fold models"
 

@@ -112,7 +112,8 @@ def _names(spec: Spec) -> set[str]:
 
 def _outputs(task: Task) -> list[ColSpec]:
     def column(name: str, kind: DataType, required: bool = True) -> ColSpec:
-        return ColSpec(Array(kind) if task.per_step else kind, name, required=required)
+        one = Object([Property(unit, kind, required=required) for unit in task.units]) if task.units else kind
+        return ColSpec(Array(one) if task.per_step else kind, name, required=required)
 
     probabilities = [column(f"{task.name}.probability.{name}", DataType.double) for name in task.classes]
     answer = column(task.name, DataType.string if task.classes else DataType.double)

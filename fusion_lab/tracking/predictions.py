@@ -1,4 +1,4 @@
-"""Predictions as a table that outlives the program: one line per fold, row, task and class."""
+"""Predictions as a table that outlives the program: one line per fold, row, step, unit, task and class."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pyarrow import parquet
 
 from fusion_lab.contracts import DataError, Dataset, Predictions, Spec, Task
 
-COLUMNS = ("id", "group", "recording", "fold", "split", "task", "class", "step", "target", "known", "score")
-NEEDED = tuple(name for name in COLUMNS if name not in ("group", "recording"))
-"""What a table has to hold: those of earlier versions know nothing of groups and recordings."""
+COLUMNS = ("id", "group", "recording", "fold", "split", "task", "class", "step", "unit", "target", "known", "score")
+NEEDED = tuple(name for name in COLUMNS if name not in ("group", "recording", "unit"))
+"""What a table has to hold: those of earlier versions know nothing of groups, recordings and units."""
 AUXILIARY = b"fusion_lab.auxiliary"
 _ENTRY = ["fold", "split", "id"]
 
@@ -34,12 +34,12 @@ class RowNames:
 
 
 def prediction_table(predictions: Predictions, spec: Spec, names: RowNames) -> pa.Table:
-    """The columns :data:`COLUMNS`, a line per entry, task, class and step.
+    """The columns :data:`COLUMNS`, a line per entry, task, step, unit and class.
 
     ``group`` and ``recording`` are null where the data set has none. ``class`` is what ``score`` is the probability of:
     the positive class of a binary task, each class of a multiclass one in turn, empty for a regression. ``target`` is
-    the class's code or the value, null where unknown. ``step`` is 0 without steps. The groups of auxiliary tasks
-    are in the schema's metadata, :data:`AUXILIARY`, ``{task: group}`` as JSON.
+    the class's code or the value, null where unknown. ``step`` is 0 without steps, ``unit`` empty without units. The
+    groups of auxiliary tasks are in the schema's metadata, :data:`AUXILIARY`, ``{task: group}`` as JSON.
     """
     table = pa.concat_tables([_task_table(predictions, task, names) for task in spec.tasks])
     auxiliary = {task.name: task.auxiliary for task in spec.tasks if task.auxiliary}
@@ -116,17 +116,19 @@ def tasks_of(table: pa.Table) -> tuple[Task, ...]:
     The other class of a binary task is called ``not <class>``.
     """
     _refuse_missing(table)
-    frame = table.select(["task", "class", "step"]).to_pandas()
+    beside = ["unit"] if "unit" in table.column_names else []
+    frame = table.select(["task", "class", "step", *beside]).to_pandas()
     tasks, auxiliary = [], json.loads((table.schema.metadata or {}).get(AUXILIARY, b"{}"))
     for name, lines in frame.groupby("task", sort=False, observed=True):
         classes, group = tuple(str(c) for c in lines["class"].unique()), auxiliary.get(str(name), "")
-        steps = ("steps",) if lines["step"].max() > 0 else ()
+        units = tuple(str(unit) for unit in lines["unit"].unique() if unit) if beside else ()
+        steps = ("steps",) if lines["step"].max() > 0 or units else ()
         if classes == ("",):
-            tasks.append(Task(str(name), "regression", (), steps, group))
+            tasks.append(Task(str(name), "regression", (), steps, group, units))
         elif len(classes) == 1:
-            tasks.append(Task(str(name), "binary", (f"not {classes[0]}", *classes), steps, group))
+            tasks.append(Task(str(name), "binary", (f"not {classes[0]}", *classes), steps, group, units))
         else:
-            tasks.append(Task(str(name), "multiclass", classes, steps, group))
+            tasks.append(Task(str(name), "multiclass", classes, steps, group, units))
     return tuple(tasks)
 
 
@@ -138,14 +140,17 @@ def _refuse_missing(table: pa.Table) -> None:
 
 def _task_columns(part: pd.DataFrame, task: Task, keys: pd.MultiIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Target, known and score of one task's lines."""
-    classes = _classes(task)
+    classes, units = _classes(task), list(task.units or ("",))
     entry = keys.get_indexer(pd.MultiIndex.from_frame(part[_ENTRY].astype({"split": str})))
     step, code = part["step"].to_numpy(), pd.Index(classes).get_indexer(part["class"].astype(str))
-    shape = len(keys), int(step.max(initial=0)) + 1, len(classes)
-    inside = (entry >= 0) & (step >= 0) & (code >= 0)
-    place = np.ravel_multi_index((entry[inside], step[inside], code[inside]), shape)
+    named = part["unit"].astype(str) if "unit" in part else np.full(len(part), "")
+    unit = pd.Index(units).get_indexer(named)
+    shape = len(keys), int(step.max(initial=0)) + 1, len(units), len(classes)
+    inside = (entry >= 0) & (step >= 0) & (unit >= 0) & (code >= 0)
+    place = np.ravel_multi_index((entry[inside], step[inside], unit[inside], code[inside]), shape)
     if not len(part) or len(np.unique(place)) != len(part) or len(part) != np.prod(shape):
-        expected = f"predictions: expected one line per entry, step and class of task {task.name!r}"
+        places = "step, unit and class" if task.units else "step and class"
+        expected = f"predictions: expected one line per entry, {places} of task {task.name!r}"
         found = f"{len(part)} lines, {len(np.unique(place))} of them such ones" if len(part) else "none"
         raise DataError(f"{expected}, {np.prod(shape)} in all, found {found}")
     lines = np.argsort(place)
@@ -153,6 +158,8 @@ def _task_columns(part: pd.DataFrame, task: Task, keys: pd.MultiIndex) -> tuple[
     target, known = (values[..., 0] for values in (np.where(known, target, 0.0), known))
     if task.kind != "multiclass":
         score = score[..., 0]
+    of_units = slice(None) if task.units else 0
+    target, known, score = (values[:, :, of_units] for values in (target, known, score))
     return (target, known, score) if task.per_step else (target[:, 0], known[:, 0], score[:, 0])
 
 
@@ -163,14 +170,16 @@ def _classes(task: Task) -> list[str]:
 def _task_table(predictions: Predictions, task: Task, names: RowNames) -> pa.Table:
     classes = _classes(task)
     entries = len(predictions.row)
-    target = predictions.target[task.name].reshape(entries, -1)  # [P, T], T = 1 without steps
+    units = task.units or ("",)
+    target = predictions.target[task.name].reshape(entries, -1)  # [P, T U], T = 1 without steps, U = 1 without units
     known = predictions.known[task.name].astype(bool).reshape(entries, -1)
-    steps = target.shape[1]
-    score = predictions.score[task.name].reshape(entries, steps, len(classes))
+    places = target.shape[1]
+    score = predictions.score[task.name].reshape(entries, places, len(classes))
     shape = score.shape
+    step, unit = np.divmod(np.arange(places, dtype=np.int32), np.int32(len(units)))
 
     def each(values: np.ndarray) -> np.ndarray:
-        """``[P]`` or ``[P, T]`` for every line."""
+        """``[P]`` or ``[P, T U]`` for every line."""
         return np.broadcast_to(values.reshape(entries, -1, 1), shape).reshape(-1)
 
     def named(of_row: np.ndarray | None) -> pa.DictionaryArray:
@@ -186,8 +195,9 @@ def _task_table(predictions: Predictions, task: Task, names: RowNames) -> pa.Tab
             "fold": pa.array(each(predictions.fold).astype(np.int32)),
             "split": pa.array(each(predictions.split).astype(str)).dictionary_encode(),
             "task": pa.array([task.name] * score.size, pa.string()).dictionary_encode(),
-            "class": pa.array(classes * (entries * steps), pa.string()).dictionary_encode(),
-            "step": pa.array(np.broadcast_to(np.arange(steps, dtype=np.int32)[:, None], shape).reshape(-1)),
+            "class": pa.array(classes * (entries * places), pa.string()).dictionary_encode(),
+            "step": pa.array(np.broadcast_to(step[:, None], shape).reshape(-1)),
+            "unit": pa.DictionaryArray.from_arrays(np.broadcast_to(unit[:, None], shape).reshape(-1), list(units)),
             "target": pa.array(each(target).astype(np.float64), mask=~each(known)),
             "known": pa.array(each(known)),
             "score": pa.array(score.reshape(-1).astype(np.float64)),

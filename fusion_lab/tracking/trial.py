@@ -16,7 +16,7 @@ from fusion_lab.config import dump_yaml, flatten
 from fusion_lab.contracts import AttentionMap, Predictions, Spec
 from fusion_lab.evaluation.entries import FoldFacts
 from fusion_lab.report.attention import attention_dict
-from fusion_lab.report.curves import curves_dict, curves_html, mean_curves, metric_of, task_of
+from fusion_lab.report.curves import curves_dict, curves_html, mean_curves, metric_of, part_of, task_of
 from fusion_lab.report.drawing import Draw, draw_here
 from fusion_lab.tracking.attention import (
     PAGE,
@@ -165,8 +165,9 @@ def curve_metrics(
     """
     curves: dict[str, np.ndarray] = {}
     for name, curve in mean_curves(folds, auxiliary).items():
-        task = task_of(name)
-        curves[f"curve/val/{tasks.get(task, task)}/{metric_of(name)}" if task else f"curve/{name}"] = curve
+        task, part = task_of(name), part_of(name)
+        plain = name.removesuffix(part) + tasks.get(part, part)
+        curves[f"curve/val/{tasks.get(task, task)}/{metric_of(name)}" if task else f"curve/{plain}"] = curve
     for index in range(max(len(f.history) for f in folds)):
         yield index + 1, {name: float(curve[index]) for name, curve in curves.items()}
 

@@ -10,6 +10,7 @@ import time
 import torch
 
 from fusion_lab.contracts import ConfigError
+from fusion_lab.data.portions import targets_of
 from fusion_lab.training.batches import padded
 from fusion_lab.training.leaves import stack_models
 from fusion_lab.training.optimiser import StackedAdamW
@@ -24,7 +25,8 @@ ROUNDS, STEPS = 3, 2
 WORTH = 1.1
 """A stack holds all folds in memory: it has to be this many times quicker than the loop."""
 MOST_BYTES = 250_000_000
-"""Gradients of the folds that share a step should take no more. A model of which they do in few folds fills the
+"""Gradients of the folds that share a step should take no more, nor with the sums that they are added to where several
+mini-batches are one step. A model of which they do in few folds fills the
 processor by itself, and in a stack its gradients, copied once, would be beside all folds' weights and moments."""
 LARGEST = 18
 """Stacks above this gain nothing on a CPU: more folds share a step in even parts."""
@@ -37,7 +39,7 @@ def settle(plan: Plan) -> Execution:
         return Execution(mode, size if mode == "stacked" else None, "asked for")
     if folds == 1:
         return Execution("loop", None, "there is one fold")
-    fit = MOST_BYTES // sum(map(size_in_bytes, plan.initial_weights(0).parameters()))
+    fit = MOST_BYTES // _bytes_of_gradients(plan)
     if fit < 2:
         return Execution("loop", None, f"gradients of two folds would take more than {MOST_BYTES / 1e6:.0f} MB")
     trial = _Trial(plan)
@@ -50,6 +52,12 @@ def settle(plan: Plan) -> Execution:
     )
     told = f"{1e3 * together:.1f} ms for a step of one fold when stacked, {1e3 * in_turn:.1f} ms in the loop"
     return Execution("stacked", size, told) if together * WORTH < in_turn else Execution("loop", None, told)
+
+
+def _bytes_of_gradients(plan: Plan) -> int:
+    """Of one fold in a step."""
+    own = sum(map(size_in_bytes, plan.initial_weights(0).parameters()))
+    return own if plan.training.accumulate == 1 else 2 * own
 
 
 def _even(folds: int, most: int) -> int | None:
@@ -73,7 +81,7 @@ class _Trial:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.steps = Steps(plan, plan.dataset.gather(torch.arange(len(plan.dataset))))
+        self.steps = Steps(plan, targets_of(plan.dataset))
         self.model = plan.initial_weights(0).to(plan.device)
 
     def broken_rule(self) -> str | None:

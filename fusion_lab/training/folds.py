@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_lab.contracts import Batch, Task
+from fusion_lab.data.portions import targets_of
 from fusion_lab.training import checkpoints
 from fusion_lab.training.batches import counted, gather, padded
 from fusion_lab.training.execution import settle
@@ -87,7 +87,7 @@ class _CrossValidation:
         self.plan, self.checkpoint = plan, checkpoint
         self.spec = plan.dataset.spec
         self.model = plan.initial_weights(0).to(plan.device)
-        everything = plan.dataset.gather(torch.arange(len(plan.dataset)))
+        everything = targets_of(plan.dataset)
         self.undefined = undefined_folds(self.spec, plan.training, plan.folds, everything)
         self.steps = Steps(plan, everything)
         self.val_rows = padded(plan.folds.val)
@@ -149,6 +149,7 @@ class _CrossValidation:
         output = self.stack.answers(state.weights, self.alive_val)
         standardised = self.steps.scale.standardise(self.alive_val)
         losses = self.stack.losses(output, standardised, self.steps.class_weights).double().cpu()
+        of_parts = self.stack.parts_of_losses(output, standardised, self.steps.class_weights)
         self._check_finite("validation", losses)
         scores = probabilities(output.heads, self.spec, self.steps.scale)
         own = {task.name: self._scores(task, scores[task.name], self.alive_val) for task in self.spec.tasks}
@@ -161,6 +162,7 @@ class _CrossValidation:
             row = {"epoch": float(state.epoch), "lr": rates[place]}
             row |= {f"train/{name}": float(values[place]) for name, values in trained.items()}
             row |= {"val/loss": float(losses[place]), **{n: float(c[place]) for n, c in curves.items()}}
+            row |= {f"val/{name}": float(values[place]) for name, values in of_parts.items()}
             state.histories[k].append(row)
             self._keep_better(place, values[checkpoints.MEAN][place], scores)
             for name in state.kept.keys() & values.keys():

@@ -121,6 +121,23 @@ class Execution(NamedTuple):
         return f"{self.mode}{size} ({self.reason})"
 
 
+class Groups(NamedTuple):
+    """What a model that is trained not to know the rows' groups is told of them."""
+
+    codes: np.ndarray  # int [R]
+    warmup: int  # epochs until they count in full
+
+    @classmethod
+    def of(cls, group: np.ndarray, warmup: int) -> Groups:
+        """From the names of the groups, str ``[R]``."""
+        return cls(np.unique(group, return_inverse=True)[1].astype(np.int64), warmup)
+
+    def leaves(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
+        """What a batch ``[K,B]`` of these rows holds in an epoch, from 0."""
+        strength = min(1.0, (epoch + 1) / self.warmup) if self.warmup else 1.0
+        return {"code": torch.from_numpy(self.codes[rows]), "strength": torch.full(rows.shape, strength)}
+
+
 @dataclass(frozen=True)
 class Plan:
     """Built parts of one configuration's cross-validation."""
@@ -137,6 +154,7 @@ class Plan:
     trial: int  # number of the stream of randomness: a search gives each trial its own
     fingerprint: str  # identity of data, folds and configuration: a checkpoint of another is refused
     dtype: torch.dtype = field(default=torch.float32)
+    groups: Groups | None = None
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fusion_lab.contracts import Folds, Predictions
+from fusion_lab.data.portions import targets_of
 from fusion_lab.data.scaling import Scaler
 from fusion_lab.training.batches import gather, padded
 from fusion_lab.training.folds import Diverged
@@ -66,7 +67,7 @@ def refit(plan: Plan, scaler: Scaler, epochs: int, on_epoch: Callable[[int, floa
     """
     alone = replace(plan, folds=development(plan.folds), scaler=scaler, optimisers=plan.optimisers[:1])
     model = alone.initial_weights(0).to(alone.device)
-    steps = Steps(alone, plan.dataset.gather(torch.arange(len(plan.dataset))))
+    steps = Steps(alone, targets_of(plan.dataset))
     weights = stack_models([model])
     optimiser, stack = StackedAdamW(weights, alone.optimisers), Stack(model, plan.objective, "loop")
     for epoch in range(epochs):

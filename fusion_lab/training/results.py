@@ -24,9 +24,11 @@ class FoldResult:
     """One fold: its curves and the weights of its best epoch.
 
     ``history`` has a row per epoch: ``epoch`` (from 1), ``lr``, ``train/loss`` and, beside it, the mean of each penalty
-    in it as the model gives it (``train/<penalty>``), ``val/loss`` of the main tasks, ``val/<task>/<metric>``; an
-    undefined score is NaN. ``best_epoch`` is the restored one. ``target_scale``: mean and standard deviation of each
-    regression target over the training rows; the model answers in these units, ``value = mean + std * head``.
+    in it as the model gives it (``train/<penalty>``), ``val/loss`` of the main tasks, ``val/<task>/<metric>``; where
+    the objective has parts, ``train/loss of <part>`` and ``val/loss of <part>``, which add up to the losses but for
+    penalties; an undefined score is NaN. ``best_epoch`` is the restored one. ``target_scale``: mean and standard
+    deviation of each regression target over the training rows; the model answers in these units, ``value = mean + std *
+    head``.
     ``checkpoints``: what ``training.checkpoints: all`` keeps, by name: ``best_<task>``, ``best_mean`` and ``final``;
     one of them shares its tensors with ``weights``.
     """

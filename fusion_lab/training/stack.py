@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fusion_lab.blocks.randomness import Noise, count_draws
 from fusion_lab.contracts import Batch, Output
-from fusion_lab.objectives import Objective, mean_penalties
+from fusion_lab.objectives import Objective
 from fusion_lab.training.leaves import Leaves
 from fusion_lab.training.plan import Mode
 from fusion_lab.training.recurrent import teach_recurrent_layers
@@ -30,13 +30,13 @@ of 0.1 KB half as much at once took a third less.
 
 class Part(NamedTuple):
     """What some neighbours of a stack gave in one step: losses ``[n]``, gradients, contiguous leaves ``[n,*shape]``,
-    and the mean of each penalty that is in the losses, ``{name: [n]}``.
+    and what curves show of the losses, ``{name: [n]}``: the objective's parts and the mean of each penalty.
     """
 
     folds: slice
     losses: Tensor
     gradients: Leaves
-    penalties: dict[str, Tensor]
+    curves: dict[str, Tensor]
 
 
 class Stack:
@@ -91,11 +91,11 @@ class Stack:
             if not any(active[folds]):
                 continue
             own = {name: leaf[folds].detach().requires_grad_() for name, leaf in weights.items()}
-            losses, penalties = self._losses(own, *_part((batch, noise, class_weights), folds))
+            losses, curves = self._losses(own, *_part((batch, noise, class_weights), folds))
             gradients = torch.autograd.grad(losses.sum(), list(own.values()), allow_unused=True, materialize_grads=True)
             # autograd gives some of them transposed, and the optimiser's kernel goes by memory, not by strides
             dense = [gradient.contiguous() for gradient in gradients]
-            yield Part(folds, losses.detach(), dict(zip(own, dense, strict=True)), penalties)
+            yield Part(folds, losses.detach(), dict(zip(own, dense, strict=True)), curves)
 
     @torch.no_grad()
     def answers(self, weights: Leaves, batch: Batch) -> Output:
@@ -116,6 +116,15 @@ class Stack:
         """What the main tasks have in the objective of each fold ``[K]``, for answers already given."""
         folds = range(len(batch.weight))
         return torch.stack([self.objective.of_main_tasks(*_part((output, batch, class_weights), k)) for k in folds])
+
+    @torch.no_grad()
+    def parts_of_losses(self, output: Output, batch: Batch, class_weights: Leaves) -> dict[str, Tensor]:
+        """The parts that :meth:`losses` is the sum of, by the names of their curves, of each fold ``[K]``."""
+        told = [
+            self.objective.parts_of_main_tasks(*_part((output, batch, class_weights), k))
+            for k in range(len(batch.weight))
+        ]
+        return {name: torch.stack([of_fold[name] for of_fold in told]) for name in told[0]}
 
     def _losses(
         self, weights: Leaves, batch: Batch, noise: Tensor, class_weights: Leaves
@@ -154,7 +163,7 @@ class Stack:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         with self._holding(weights):
             output = self.model(batch.without_targets(), Noise(noise))
-        return self.objective(output, batch, class_weights), mean_penalties(output, batch)
+        return self.objective.with_curves(output, batch, class_weights)
 
     @contextmanager
     def _holding(self, weights: Leaves) -> Generator[None]:

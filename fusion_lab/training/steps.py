@@ -58,34 +58,38 @@ class Steps:
         self, stack: Stack, weights: Leaves, optimiser: StackedAdamW, epoch: int, most: int | None = None
     ) -> dict[str, Tensor]:
         """One pass of every running fold over its training rows, or the first ``most`` steps of it; means over their
-        rows, of each fold ``[A]``: of :data:`LOSS` and of every penalty by its name.
+        rows, of each fold ``[A]``: of :data:`LOSS`, of the objective's parts and of every penalty by their names.
         """
         taken = Accumulation(optimiser, self.plan.training.accumulate, self.rates(epoch))
         total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(self.alive)))
         count = torch.zeros(len(self.alive))
         for step, rows in enumerate(islice(draw(self.plan, self.alive, epoch, self._row_weights), most)):
-            batch, noise = self._input(stack, rows, epoch * 1_000_000 + step)
+            batch, noise = self._input(stack, rows, epoch, epoch * 1_000_000 + step)
             active = [bool(fold.any()) for fold in rows[1]]
             counted = torch.from_numpy(rows[1].sum(axis=1)).float()
             for part in stack.gradients(weights, batch, noise, self.class_weights, active):
                 taken.add(part, counted)
-                for name, values in {LOSS: part.losses, **part.penalties}.items():
+                for name, values in {LOSS: part.losses, **part.curves}.items():
                     total[name][part.folds] += values.float().cpu() * counted[part.folds]
             taken.end_batch(counted)
             count += counted
         taken.end_epoch()
         return {name: summed / count for name, summed in total.items()}
 
-    def batch(self, rows: Padded) -> Batch:
-        """Scaled rows ``[A,B]``, regression targets in the unit of the loss."""
-        return self.scale.standardise(gather(self.plan, rows, self.scaler))
+    def batch(self, rows: Padded, epoch: int = 0) -> Batch:
+        """Scaled rows ``[A,B]``, regression targets in the unit of the loss, as they are trained on in an epoch."""
+        batch = self.scale.standardise(gather(self.plan, rows, self.scaler))
+        if self.plan.groups is None:
+            return batch
+        told = self.plan.groups.leaves(rows[0], epoch)
+        return batch._replace(group={name: leaf.to(self.plan.device) for name, leaf in told.items()})
 
-    def _input(self, stack: Stack, rows: Padded, place: int) -> tuple[Batch, Tensor]:
+    def _input(self, stack: Stack, rows: Padded, epoch: int, place: int) -> tuple[Batch, Tensor]:
         """Augmented rows ``[A,B]`` and the noise of each fold's step, by the fold's name and its place in training."""
         plan = self.plan
         names = [plan.folds.names[k] for k in self.alive]
         draws = (generator(plan.seed, plan.trial, "augment", name, place) for name in names)
-        batch = augment(self.batch(rows), plan.dataset.spec, plan.augmentation, draws)
+        batch = augment(self.batch(rows, epoch), plan.dataset.spec, plan.augmentation, draws)
         if self._draws is None:
             self._draws = stack.draws(batch)
         noise = np.stack([draw_noise(self._draws, plan.seed, plan.trial, "dropout", name, place) for name in names])

@@ -3,8 +3,10 @@
 ``prevalence``, ``logistic`` (ridge for a regression task), ``trees``, each modality alone (``single:<modality>``), the
 best of these (``best_single``, chosen on validation rows) and the mean of their answers (``late_average``).
 
-Of a task per step every step is a line of its own (:func:`fusion_lab.zoo.tabular.step_columns`); the linear models and
-the trees are fitted to at most :data:`fusion_lab.zoo.tabular.LINES` of them.
+Of a task per step every step is a line of its own, and of a task with units every unit at every step, all of which
+share one model (:func:`fusion_lab.zoo.tabular.step_columns`); the linear models and the trees are fitted to at most
+:data:`fusion_lab.zoo.tabular.LINES` of them. Where a task asks for a later value of an input, ``persistence`` says that
+it stays (:mod:`fusion_lab.zoo.persistence`).
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from torch import Tensor
 from fusion_lab.config import nearest
 from fusion_lab.contracts import Batch, ConfigError, Folds, Modality, Predictions, Spec, Task, fold_rows
 from fusion_lab.zoo import linear, tabular
+from fusion_lab.zoo.persistence import Persistence, present_values
 
 Answers = dict[str, np.ndarray]
-"""{task: probability [B], class probabilities [B,C] or value [B]}, of a task per step with T after B."""
+"""{task: probability [B], class probabilities [B,C] or value [B]}, of a task per step with T after B, of one with
+units with U after T.
+"""
 
 BatchOf = Callable[[int, Tensor], Batch]
 """Rows by index, with targets, scaled as the models of one fold see them."""
@@ -99,7 +104,7 @@ class Logistic:
         modalities = tuple(m for m in spec.modalities if not self._names or m.name in self._names)
         self._modalities, self._tasks = _bare(modalities), {task.name: task for task in spec.tasks}
         rows = np.nan_to_num(tabular.columns(batch, modalities))
-        views = _views(modalities, (), rows[tabular.array(batch.weight) > 0])
+        views = _views(modalities, rows[tabular.array(batch.weight) > 0])
         reduced = [view(rows) for view in views]
         self._models: dict[str, tuple[_View, Any]] = {}
         for task in spec.tasks:
@@ -144,8 +149,8 @@ class Trees:
         self._models: dict[str, tuple[np.ndarray, Any]] = {}
         for task in spec.tasks:
             lines, target, weight = tabular.sampled(batch, task)
-            here = tabular.step_columns(batch, spec.modalities, task.steps, lines) if task.per_step else rows[lines]
-            spared = tabular.block_widths(spec.modalities, task.steps) <= _NARROW
+            here = rows[lines] if not task.per_step else _lines(task, batch, spec.modalities, lines)
+            spared = tabular.block_widths(spec.modalities, task.steps, task.units) <= _NARROW
             kept = tabular.screen(here, tabular.one_hot(task, target), weight, spared)
             kind = HistGradientBoostingRegressor if task.kind == "regression" else HistGradientBoostingClassifier
             # weighted bins take scikit-learn twenty times as long: equal weights are better left out
@@ -184,11 +189,12 @@ class Single:
         return self
 
     def present(self, batch: Batch, task: Task) -> Tensor:
-        """Lines of a task at which the modality is present, bool ``[B]`` or ``[B,T]``."""
-        if self.modality in task.steps:
-            return batch.valid[self.modality]
-        rows = self._row_present(batch)
-        return rows[:, None].expand(-1, tabular.step_count(batch, task)) if task.per_step else rows
+        """Lines of a task at which the modality is present, bool ``[B]``, ``[B,T]`` or ``[B,T,U]``."""
+        if not task.per_step:
+            return self._row_present(batch)
+        at_steps = batch.valid[self.modality] if self.modality in task.steps else self._row_present(batch)[:, None]
+        shape = _line_shape(batch, task)
+        return at_steps.reshape(*at_steps.shape, *[1] * (len(shape) - 2)).expand(shape)
 
     def predict(self, batch: Batch) -> Answers:
         answers = self._prevalence.predict(batch)
@@ -273,6 +279,7 @@ class TrainingFold:
 
 BASELINES: dict[str, Callable[[TrainingFold], Baseline]] = {
     "prevalence": lambda fold: Prevalence().fit(fold.train, fold.spec),
+    "persistence": lambda fold: Persistence(Prevalence().fit(fold.train, fold.spec)).fit(fold.train, fold.spec),
     "logistic": lambda fold: Logistic().fit(fold.train, fold.spec),
     "trees": lambda fold: Trees().fit(fold.train, fold.spec),
     "best_single": lambda fold: fold.best_single(),
@@ -284,7 +291,8 @@ BASELINES: dict[str, Callable[[TrainingFold], Baseline]] = {
 def baseline_names(spec: Spec) -> tuple[str, ...]:
     """All baselines of a data set, the single modalities before what is made of them."""
     singles = [SINGLE + m.name for m in spec.modalities]
-    return ("prevalence", "logistic", "trees", *singles, "best_single", "late_average")
+    stays = ("persistence",) if any(present_values(task, spec) for task in spec.tasks) else ()
+    return ("prevalence", *stays, "logistic", "trees", *singles, "best_single", "late_average")
 
 
 def fit_baseline(name: str, fold: TrainingFold) -> Baseline:
@@ -404,12 +412,19 @@ def _prevalence(task: Task, target: np.ndarray, weight: np.ndarray) -> np.ndarra
 
 
 def _bare(modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
-    """Without the names of their features, of which answering needs none and a file would hold thousands."""
-    return tuple(replace(modality, features=()) for modality in modalities)
+    """Without the names of their features, of which a file would hold thousands and answering needs none but those of
+    modalities that show units.
+    """
+    return tuple(m if any(f.unit for f in m.features) else replace(m, features=()) for m in modalities)
 
 
-def _views(modalities: tuple[Modality, ...], steps: tuple[str, ...], training: np.ndarray) -> list[_View]:
-    return [_View(scale, training) for scale in linear.scales(tabular.block_widths(modalities, steps))]
+def _views(modalities: tuple[Modality, ...], training: np.ndarray, task: Task | None = None) -> list[_View]:
+    widths = tabular.block_widths(modalities, *((task.steps, task.units) if task else ()))
+    return [_View(scale, training) for scale in linear.scales(widths)]
+
+
+def _lines(task: Task, batch: Batch, modalities: tuple[Modality, ...], lines: np.ndarray) -> np.ndarray:
+    return tabular.step_columns(batch, modalities, task.steps, lines, task.units)
 
 
 def _fit_steps(
@@ -421,9 +436,9 @@ def _fit_steps(
     weight: np.ndarray,
 ) -> tuple[_View, Any]:
     """A linear model of a task per step, its penalty chosen by rows held out whole."""
-    columns = np.nan_to_num(tabular.step_columns(batch, modalities, task.steps, lines))
-    views = _views(modalities, task.steps, columns)
-    rows = lines // tabular.step_count(batch, task)
+    columns = np.nan_to_num(_lines(task, batch, modalities, lines))
+    views = _views(modalities, columns, task)
+    rows = lines // tabular.lines_per_row(batch, task)
     place, model = linear.fit(task, [view(columns) for view in views], target, weight, rows)
     return views[place], model
 
@@ -435,26 +450,27 @@ def _answer_lines(
     rows: np.ndarray,
     answer: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """``answer`` of the columns of every row, which are ``rows``, or of every step of a task per step."""
+    """``answer`` of the columns of every row, which are ``rows``, or of every line of a task per step."""
     if not task.per_step:
         return answer(rows)
-    if not any(modality.name in task.steps for modality in modalities):
-        return np.repeat(answer(rows)[:, None], tabular.step_count(batch, task), axis=1)
-    parts = tabular.parts(batch, task)
-    found = [answer(tabular.step_columns(part, modalities, task.steps, lines)) for part, lines in parts]
-    lines = np.concatenate(found)
+    if any(modality.name in task.steps for modality in modalities):
+        parts = tabular.parts(batch, task)
+        lines = np.concatenate([answer(_lines(task, part, modalities, lines)) for part, lines in parts])
+    else:
+        lines = np.repeat(answer(rows), tabular.lines_per_row(batch, task), axis=0)
     return lines.reshape(*_line_shape(batch, task), *lines.shape[1:])
 
 
 def _line_shape(batch: Batch, task: Task) -> tuple[int, ...]:
-    """``(B,)``, or ``(B, T)`` of a task per step."""
+    """``(B,)``, ``(B, T)`` of a task per step, ``(B, T, U)`` of a task with units."""
     count = len(batch.weight)
-    return (count, tabular.step_count(batch, task)) if task.per_step else (count,)
+    steps = (tabular.step_count(batch, task),) if task.per_step else ()
+    return (count, *steps, *([len(task.units)] if task.units else []))
 
 
 def _by_line(task: Task, answer: np.ndarray) -> np.ndarray:
-    """Answers ``[B,...]`` or ``[B,T,...]`` one after the other."""
-    return answer.reshape(-1, *answer.shape[2:]) if task.per_step else answer
+    """Answers ``[B,...]``, ``[B,T,...]`` or ``[B,T,U,...]`` one after the other."""
+    return answer.reshape(-1, *answer.shape[1 + task.per_step + bool(task.units) :])
 
 
 def _answer(task: Task, model: Any, columns: np.ndarray) -> np.ndarray:

@@ -86,3 +86,23 @@ def told(part: Tensor | None) -> Tensor:
     """What an encoder was asked for."""
     assert part is not None, "an encoder was not asked for what is fused"
     return part
+
+
+def unit_columns(modality: Modality, units: tuple[str, ...]) -> list[list[int]]:
+    """Where the features of each unit lie, ``[U,Q]``: the same quantities of every unit in the same order, -1 where a
+    unit has none of it; empty lists where no feature is of any of them.
+
+    >>> names = (("a", "x"), ("b", "x"), ("b", "y"), ("", ""))
+    >>> features = tuple(Feature(f"{unit} {quantity}", unit=unit, quantity=quantity) for unit, quantity in names)
+    >>> unit_columns(Modality("track", "sequence", features, 5), ("b", "a"))
+    [[1, 2], [0, -1]]
+    """
+    kinds = (((f.quantity or f.name, f.kind, f.category), f.unit) for f in modality.features)
+    of = {(kind, unit): place for place, (kind, unit) in enumerate(kinds) if unit in units}
+    quantities = dict.fromkeys(kind for kind, _ in of)
+    return [[of.get((kind, unit), -1) for kind in quantities] for unit in units]
+
+
+def shared_columns(modality: Modality) -> list[int]:
+    """Where the features lie that are of no unit."""
+    return [place for place, feature in enumerate(modality.features) if not feature.unit]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusion_lab.blocks.grouped import GroupedLinear
 from fusion_lab.blocks.randomness import Noise
 from fusion_lab.config import Config
-from fusion_lab.contracts import Axis, Batch, MapKind, Output, Spec
+from fusion_lab.contracts import Axis, Batch, ConfigError, MapKind, Output, Spec
 
 
 class MapSpec(NamedTuple):
@@ -48,7 +48,15 @@ class Model(nn.Module):
     Config: ClassVar[type[Config]]
     penalties: ClassVar[tuple[str, ...]] = ()
     """Names of what its training adds to the loss."""
+    units: ClassVar[bool] = False
+    """Whether it answers tasks with units."""
     maps: dict[str, MapSpec]
+
+    def __new__(cls, config: Config | None = None, spec: Spec | None = None) -> Self:
+        """Before a family's own constructor sees a spec, what none but some answer is refused."""
+        if spec is not None and not cls.units:
+            refuse_units(config, spec)
+        return super().__new__(cls)
 
     @abstractmethod
     def __init__(self, config: Config, spec: Spec) -> None: ...
@@ -76,3 +84,16 @@ class Model(nn.Module):
     def super_init(self) -> None:
         """``nn.Module``'s own constructor, for subclasses whose ``__init__`` signature is the family's."""
         nn.Module.__init__(self)
+
+
+def refuse_units(config: object, spec: Spec) -> None:
+    """
+    Raises:
+        ConfigError: a task has a target per unit.
+    """
+    family = getattr(config, "family", "this family")
+    for task in spec.tasks:
+        if task.units:
+            expected = f"expected tasks without units with {family} (multitrack answers for each unit)"
+            found = f"task {task.name!r} with a target for each of {len(task.units)} units"
+            raise ConfigError(f"model.family: {expected}, found {found}")

@@ -20,12 +20,14 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from fusion_lab.contracts import UserError
 from fusion_lab.zoo.baselines import Baseline, BestSingle, LateAverage, Logistic, Prevalence, Single, Trees
+from fusion_lab.zoo.persistence import Persistence
 
 TRUSTED = (
     "builtins.dict",
     "builtins.list",
     "builtins.str",  # what skops calls every number, text and None
     "builtins.tuple",
+    "fusion_lab.contracts.Feature",
     "fusion_lab.contracts.Modality",
     "fusion_lab.contracts.Task",
     "fusion_lab.zoo.baselines.BestSingle",
@@ -35,6 +37,9 @@ TRUSTED = (
     "fusion_lab.zoo.baselines.Single",
     "fusion_lab.zoo.baselines.Trees",
     "fusion_lab.zoo.baselines._View",
+    "fusion_lab.zoo.persistence.Persistence",
+    "fusion_lab.zoo.persistence._Moves",
+    "fusion_lab.zoo.persistence._Stays",
     "numpy.float64",
     "numpy.int64",
     "numpy.ndarray",
@@ -61,7 +66,7 @@ TRUSTED = (
 )
 """All that a file may be made of."""
 
-_KINDS = (BestSingle, LateAverage, Logistic, Prevalence, Single, Trees)
+_KINDS = (BestSingle, LateAverage, Logistic, Persistence, Prevalence, Single, Trees)
 _BOOSTED = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 _DAMAGED = (
     zipfile.BadZipFile,

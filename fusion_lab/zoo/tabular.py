@@ -1,6 +1,7 @@
 """A batch as scikit-learn takes it: one table of columns, the lines whose label is known, their weights.
 
-A line is a row or, of a task per step, one step of a row: step t of row b is line ``b * T + t``.
+A line is a row or, of a task per step, one step of a row: step t of row b is line ``b * T + t``. Of a task with units
+it is a unit at a step: unit u there is line ``(b * T + t) * U + u``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fusion_lab.contracts import Batch, Modality, Task
+from fusion_lab.zoo.modalities import shared_columns, unit_columns
 
 SCREENED = 512  # columns that the trees see: finding the bins of thousands would take longer than growing the trees
 
@@ -58,6 +60,11 @@ def step_count(batch: Batch, task: Task) -> int:
     return batch.valid[task.steps[0]].shape[1]
 
 
+def lines_per_row(batch: Batch, task: Task) -> int:
+    """How many lines a row of a task per step has: T, or T U."""
+    return step_count(batch, task) * max(1, len(task.units))
+
+
 def learnable(task: Task, target: np.ndarray) -> bool:
     """Whether there is anything to tell apart."""
     return len(target) > 1 if task.kind == "regression" else len(np.unique(target)) > 1
@@ -89,22 +96,53 @@ def columns(batch: Batch, modalities: tuple[Modality, ...]) -> np.ndarray:
 
 
 def step_columns(
-    batch: Batch, modalities: tuple[Modality, ...], steps: tuple[str, ...], lines: np.ndarray
+    batch: Batch,
+    modalities: tuple[Modality, ...],
+    steps: tuple[str, ...],
+    lines: np.ndarray,
+    units: tuple[str, ...] = (),
 ) -> np.ndarray:
     """The columns of some lines of a task per step, float64 ``[lines, columns]``.
 
     Of each of the sequences ``steps``: the values at t and at t - 1, the mean over the steps up to t, NaN where there
     is no value, then 1 where the sequence is absent at t. Of every other modality the :func:`columns` of its row, which
     are the same at every step.
+
+    Of lines of ``units``, a sequence among ``steps`` has the features that are of no unit, then those of the line's own
+    one, whose columns all units share; it must name its features where any is of a unit.
     """
-    rows, places = np.divmod(lines, batch.valid[steps[0]].shape[1])
-    parts = [_clock(batch, m.name)[rows, places] if m.name in steps else columns(batch, (m,))[rows] for m in modalities]
-    return np.concatenate(parts, axis=1)
+    before, unit = np.divmod(lines, max(1, len(units)))
+    rows, places = np.divmod(before, batch.valid[steps[0]].shape[1])
+
+    def of(modality: Modality) -> np.ndarray:
+        if modality.name not in steps:
+            return columns(batch, (modality,))[rows]
+        clock = _clock(batch, modality.name)
+        chosen = _of_units(modality, units) if units else None
+        if chosen is None:
+            return clock[rows, places]
+        clock = np.concatenate([clock, np.full_like(clock[..., :1], np.nan)], axis=2)  # what a unit has none of
+        return clock[rows[:, None], places[:, None], chosen[unit]]
+
+    return np.concatenate([of(m) for m in modalities], axis=1)
+
+
+def _of_units(modality: Modality, units: tuple[str, ...]) -> np.ndarray | None:
+    """Which columns of :func:`_clock`, and one beyond them, each unit has: int ``[U, columns]``; ``None``: all."""
+    if not any(feature.unit for feature in modality.features):
+        return None
+    shared, width = shared_columns(modality), modality.width
+    own = [[*shared, *line] for line in unit_columns(modality, units)]
+    nothing = 3 * width + 1
+    of_three = [
+        [place + part * width if place >= 0 else nothing for part in range(3) for place in line] for line in own
+    ]
+    return np.array([[*line, 3 * width] for line in of_three])
 
 
 def parts(batch: Batch, task: Task) -> Iterator[tuple[Batch, np.ndarray]]:
     """The batch in parts of about :data:`LINES` lines at most, each with all of its lines of a task per step."""
-    count, length = len(batch.weight), step_count(batch, task)
+    count, length = len(batch.weight), lines_per_row(batch, task)
     size = max(1, LINES // length)
     for start in range(0, count, size):
         rows = slice(start, start + size)
@@ -112,10 +150,20 @@ def parts(batch: Batch, task: Task) -> Iterator[tuple[Batch, np.ndarray]]:
         yield part, np.arange(len(part.weight) * length)
 
 
-def block_widths(modalities: tuple[Modality, ...], steps: tuple[str, ...] = ()) -> np.ndarray:
+def block_widths(
+    modalities: tuple[Modality, ...], steps: tuple[str, ...] = (), units: tuple[str, ...] = ()
+) -> np.ndarray:
     """Of each of the :func:`columns`, or :func:`step_columns`, how many its modality has: int ``[columns]``."""
     statistics = {"vector": 1, "bag": 4, "sequence": 5}
-    widths = [(3 if m.name in steps else statistics[m.kind]) * m.width + 1 for m in modalities]
+    chosen = {m.name: _of_units(m, units) for m in modalities if m.name in steps} if units else {}
+
+    def width(modality: Modality) -> int:
+        own = chosen.get(modality.name)
+        if own is not None:
+            return own.shape[1]
+        return (3 if modality.name in steps else statistics[modality.kind]) * modality.width + 1
+
+    widths = [width(m) for m in modalities]
     return np.repeat(widths, widths)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fusion_lab.blocks.encoders import Asked
 from fusion_lab.blocks.grouped import GroupedLinear
 from fusion_lab.blocks.masking import blank
+from fusion_lab.blocks.members import disagreement
 from fusion_lab.blocks.mlp import MLP, ActivationName, NormedLinear
-from fusion_lab.blocks.randomness import Noise
-from fusion_lab.blocks.swiglu import SwiGLUEncoder
+from fusion_lab.blocks.randomness import Dropout, Noise
+from fusion_lab.blocks.swiglu import DropPath, SwiGLUEncoder
 from fusion_lab.blocks.task_pooling import COLDEST, HOTTEST, Pooling, TaskAttentionPool
 from fusion_lab.config import Config
 from fusion_lab.contracts import Axis, Batch, ConfigError, Output, Spec
@@ -40,7 +41,10 @@ class TaskMilConfig(Config):
     ``preset`` gives the defaults of the sizes: for a ``small`` machine, or those of the published example
     (``reference``). ``mol_*`` are the encoder of the vectors, ``inst_*`` those of the bags' instances, ``attn_*`` the
     attention over instances, ``mixer_*`` the layers that join both; ``proj_dim`` is the width of what each hands to
-    them. ``activation`` is that of the mixer alone: encoders are gated. ``pool``, ``temperature``, ``top_k``,
+    them. ``activation`` is that of the mixer alone: encoders are gated. ``members`` is how many encoders of vectors,
+    mixers and heads there are, which answer together and learn each for itself. ``input_dropout`` is that of the
+    vectors' features, ``bag_dropout`` the chance that a row goes without what is read of its bags, and ``input_start``
+    the share of its usual size at which the vectors' projection starts. ``pool``, ``temperature``, ``top_k``,
     ``top_k_mode`` (which means something with ``top_k`` alone), ``prune_below`` and ``residual_mean`` are told by
     :class:`~fusion_lab.blocks.task_pooling.Pooling`.
     """
@@ -60,6 +64,10 @@ class TaskMilConfig(Config):
     mixer_layers: int = Field(2, ge=1, le=12)
     mixer_dropout: float = Field(0.1, ge=0.0, lt=1.0)
     activation: ActivationName = "GELU"
+    members: int = Field(1, ge=1, le=64)
+    input_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    input_start: float = Field(1.0, gt=0.0, le=1.0)
+    bag_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     pool: Literal["tied", "attention_output", "own"] = "tied"
     temperature: float = Field(0.3, gt=COLDEST, lt=HOTTEST)
     top_k: int | None = Field(None, ge=1)
@@ -100,6 +108,10 @@ class TaskMil(Model):
     whose weights all tasks share makes ``[B,T,D]``, of which each main task has a linear output for itself. Auxiliary
     tasks have linear outputs of the mean over the main tasks.
 
+    Of encoders of vectors, mixers and outputs there are G ``members``, strangers to each other, which read the bags by
+    one attention. The answer is the mean of theirs (of logits); the penalty ``members``, with the loss of that mean,
+    is the mean of their own losses (:func:`~fusion_lab.blocks.members.disagreement`).
+
     Beside each input stands whether it is there. A vector that is missing is zeros without that mark, which no vector
     that is there can be; so is what is pooled of a bag without instances, for which the bias of the layer behind it is
     the learned vector.
@@ -117,6 +129,7 @@ class TaskMil(Model):
     """
 
     Config = TaskMilConfig
+    penalties: ClassVar[tuple[str, ...]] = ("members",)
 
     def __init__(self, config: TaskMilConfig, spec: Spec) -> None:
         self.super_init()
@@ -125,15 +138,15 @@ class TaskMil(Model):
         bags = tuple(m for m in spec.modalities if m.kind == "bag")
         main, auxiliary = spec.main_tasks, tuple(t for t in spec.tasks if t.auxiliary)
         self.vectors = tuple(m.name for m in vectors)
-        self.tasks = tuple(task.name for task in spec.tasks)
+        self.tasks = spec.tasks
         self.groups = group_modalities(bags, {m.name: Asked() for m in bags})
         self.main = {task.name: task.outputs for task in main}
         self.auxiliary = {task.name: task.outputs for task in auxiliary}
-        joined = sum(m.width for m in vectors) + len(vectors)
-        self.mol = (
-            SwiGLUEncoder((joined,), config.mol_hidden, config.mol_layers, config.mol_dropout) if vectors else None
-        )
-        self.mol_out = NormedLinear(1, config.mol_hidden, config.proj_dim) if vectors else None
+        joined, members = sum(m.width for m in vectors) + len(vectors), config.members
+        self.members = members
+        self.drop_inputs, self.drop_bags = Dropout(config.input_dropout), DropPath(config.bag_dropout)
+        self.mol = _encoder((joined,) * members, config) if vectors else None
+        self.mol_out = NormedLinear(members, config.mol_hidden, config.proj_dim) if vectors else None
         self.instances = nn.ModuleList(
             SwiGLUEncoder(tuple(m.width for m in g), config.inst_hidden, config.inst_layers, config.inst_dropout)
             for g in self.groups
@@ -143,13 +156,14 @@ class TaskMil(Model):
             for g in self.groups
         )
         self.bag_out = nn.ModuleList(NormedLinear(len(g), config.inst_hidden + 1, config.proj_dim) for g in self.groups)
-        parts = bool(vectors) + len(bags)
+        width = (bool(vectors) + len(bags)) * config.proj_dim
         self.mixer = MLP(
-            parts * config.proj_dim, config.mixer_hidden, config.mixer_layers, config.mixer_dropout, config.activation
+            members, width, config.mixer_hidden, config.mixer_layers, config.mixer_dropout, config.activation
         )
-        outputs = tuple(self.main.values())
-        self.heads = GroupedLinear(len(main), config.mixer_hidden, max(outputs), outs=outputs)
-        self.auxiliary_heads = nn.Linear(config.mixer_hidden, sum(self.auxiliary.values())) if auxiliary else None
+        outputs = tuple(self.main.values()) * members
+        self.heads = GroupedLinear(len(outputs), config.mixer_hidden, max(outputs), outs=outputs)
+        helping = sum(self.auxiliary.values())
+        self.auxiliary_heads = GroupedLinear(members, config.mixer_hidden, helping) if auxiliary else None
         over = Axis("task", tuple(self.main))
         self.maps = {place_map(m): MapSpec("attention", (over, places(m))) for g in self.groups for m in g}
 
@@ -158,28 +172,35 @@ class TaskMil(Model):
         parts, maps = self._bags(batch, noise)
         if self.mol is not None:
             parts = [self._vectors(batch, noise), *parts]
-        mixed = self.mixer(torch.cat([p.expand(rows, len(self.main), -1) for p in parts], dim=-1), noise)  # [B,T,D]
-        answers = self._answers(mixed)
-        heads = {task: a.squeeze(-1) if a.shape[-1] == 1 else a for task, a in answers.items()}
-        return Output({task: heads[task] for task in self.tasks}, {}, maps)
+        read = torch.cat([p.expand(self.members, rows, len(self.main), -1) for p in parts], dim=-1)
+        answers = self._answers(self.mixer(read, noise))
+        means = {task: a.mean(0) for task, a in answers.items()}
+        heads = {task: a.squeeze(-1) if a.shape[-1] == 1 else a for task, a in means.items()}
+        penalties = {} if noise is None or self.members == 1 else {"members": self._disagreement(answers)}
+        return Output({task.name: heads[task.name] for task in self.tasks}, penalties, maps)
 
     def _answers(self, mixed: Tensor) -> dict[str, Tensor]:
-        """``[B,T,D] -> {task: [B,outputs]}``."""
-        own = zip(self.main.items(), self.heads(mixed.transpose(0, 1)), strict=True)
-        answers = {task: answer[:, :outputs] for (task, outputs), answer in own}
+        """``[G,B,T,D] -> {task: [G,B,outputs]}``."""
+        own = self.heads(mixed.transpose(1, 2).flatten(0, 1)).unflatten(0, (self.members, -1))
+        answers = {task: own[:, t, :, :outputs] for t, (task, outputs) in enumerate(self.main.items())}
         if self.auxiliary_heads is not None:
-            told = self.auxiliary_heads(mixed.mean(1)).split(list(self.auxiliary.values()), dim=-1)
+            told = self.auxiliary_heads(mixed.mean(2)).split(list(self.auxiliary.values()), dim=-1)
             answers |= dict(zip(self.auxiliary, told, strict=True))
         return answers
 
+    def _disagreement(self, answers: dict[str, Tensor]) -> Tensor:
+        """Of the members in main tasks, ``[B]``."""
+        return torch.stack([disagreement(t, answers[t.name]) for t in self.tasks if not t.auxiliary]).sum(0)
+
     def _vectors(self, batch: Batch, noise: Noise | None) -> Tensor:
-        """``[B,1,P]``."""
+        """``[G,B,1,P]``."""
         assert self.mol is not None
         assert self.mol_out is not None
         there = torch.stack([batch.valid[name] for name in self.vectors], dim=-1)
-        values = [blank(batch.inputs[name], batch.valid[name]) for name in self.vectors]
-        joined = torch.cat([*values, there.to(values[0].dtype)], dim=-1)[None, :, None]
-        return self.mol_out(self.mol(joined, noise)).squeeze(0)
+        values = torch.cat([blank(batch.inputs[name], batch.valid[name]) for name in self.vectors], dim=-1)
+        seen = self.drop_inputs(values.expand(self.members, *values.shape), noise)
+        marks = there.to(values.dtype).expand(self.members, *there.shape)
+        return self.mol_out(self.mol(torch.cat([seen, marks], dim=-1).unsqueeze(2), noise))
 
     def _bags(self, batch: Batch, noise: Noise | None) -> tuple[list[Tensor], dict[str, Tensor]]:
         """``[B,T,P]`` of every bag, and its map ``[B,T,N]``."""
@@ -189,9 +210,18 @@ class TaskMil(Model):
             pooled, weights = pool(encoder(blank(x, valid), noise), valid, noise)
             there = valid.any(-1)[..., None, None].to(pooled.dtype)
             made = out(torch.cat([pooled, there.expand(*pooled.shape[:-1], 1)], dim=-1))
-            parts.extend(made.unbind())
+            parts.extend(self.drop_bags(made, noise).unbind())
             maps |= {place_map(m): own for m, own in zip(group, weights.unbind(), strict=True)}
         return parts, maps
+
+
+def _encoder(widths: tuple[int, ...], config: TaskMilConfig) -> SwiGLUEncoder:
+    """Of vectors. Bits that few training rows have keep the weights that they start with, which tell nothing: a
+    projection that starts small has little of them.
+    """
+    encoder = SwiGLUEncoder(widths, config.mol_hidden, config.mol_layers, config.mol_dropout)
+    encoder.project.weight.data.mul_(config.input_start)
+    return encoder
 
 
 def _check_spec(spec: Spec) -> None:

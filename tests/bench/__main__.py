@@ -1,5 +1,5 @@
 """``python tests/bench``: this product against a PyTorch loop, Lightning and skorch, on the same cross-validations, and
-against pandas, on the same raw file, and against RDKit's own functions, on the same molecules.
+against pandas, on the same raw file and the same streams, and against RDKit's own functions, on the same molecules.
 """
 
 from __future__ import annotations
@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import results
-from rounds import Failed, Request, describe, race, read, train_all, write_cases
+from rounds import Failed, Request, align, describe, describe_days, race, read, train_all, write_cases
 from settings import (
+    ALIGN_SECONDS,
+    ALIGNMENT,
     CASES,
     CONTENDERS,
+    DAILY_FEATURES,
+    DAILY_RATES,
+    DAYS,
     FINGERPRINTS,
     MOLECULES,
     OURS,
     PACKAGES,
     PARAMETERS,
     QUICK,
+    QUICK_ALIGN_SECONDS,
+    QUICK_DAILY_RATES,
     QUICK_MODELS,
     QUICK_MOLECULES,
     QUICK_READ_ROWS,
@@ -34,7 +41,7 @@ from settings import (
 )
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
-ALL = [*CASES, READING, FINGERPRINTS]
+ALL = [*CASES, READING, FINGERPRINTS, ALIGNMENT, DAILY_FEATURES]
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,9 +62,9 @@ def count(text: str) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="bench", description=__doc__)
     add = parser.add_argument
-    add("--case", nargs="+", choices=ALL, default=ALL, help="what is trained, read or described (default all)")
+    add("--case", nargs="+", choices=ALL, default=ALL, help="what is trained, read, described or aligned (default all)")
     add("--d-model", type=int, nargs="+", choices=list(PARAMETERS), default=list(PARAMETERS), help="widths")
-    beside = f"{READ_ROUNDS} readings and descriptions each"
+    beside = f"{READ_ROUNDS} readings, descriptions and alignments each"
     often = f"cross-validations of each contender, and {beside}, after a first one (default 3)"
     add("--rounds", type=count, default=3, help=often)
     add("--epochs", type=count, help="epochs of each cross-validation (default 2 of relapse, 1 of activity)")
@@ -117,6 +124,12 @@ def main(arguments: list[str] | None = None) -> int:
     if FINGERPRINTS in options.case:
         found[FINGERPRINTS] = results.reading(describe_molecules(options), results.RDKIT)
         unequal += results.described_too_differently(found[FINGERPRINTS])
+    if ALIGNMENT in options.case:
+        found[ALIGNMENT] = results.reading(align_streams(options))
+        unequal += results.aligned_too_differently(found[ALIGNMENT])
+    if DAILY_FEATURES in options.case:
+        found[DAILY_FEATURES] = results.reading(describe_daily(options))
+        unequal += results.days_too_different(found[DAILY_FEATURES])
     found["equal"] = not unequal
     results.write(options.output, found)
     report(found, parts, unequal, options.output)
@@ -157,6 +170,20 @@ def describe_molecules(options: argparse.Namespace) -> dict[str, Any]:
     return describe(molecules, rounds)
 
 
+def align_streams(options: argparse.Namespace) -> dict[str, Any]:
+    """What bringing two streams to one clock takes, by the product and by pandas."""
+    seconds, rounds = (QUICK_ALIGN_SECONDS, 1) if options.quick else (ALIGN_SECONDS, READ_ROUNDS * options.rounds)
+    tell(f"alignment: {seconds:,} s of two streams, {rounds} rounds")
+    return align(seconds, rounds)
+
+
+def describe_daily(options: argparse.Namespace) -> dict[str, Any]:
+    """What the daily features of raw sensor files take, by the product and by pandas and SciPy."""
+    rates, rounds = (QUICK_DAILY_RATES, 1) if options.quick else (DAILY_RATES, options.rounds)
+    tell(f"daily features: {DAYS} days, {rounds} rounds")
+    return describe_days(DAYS, rounds, *rates)
+
+
 def settings_of(options: argparse.Namespace) -> list[Settings]:
     """What is cross-validated, in turn."""
     made: list[Settings] = []
@@ -192,6 +219,10 @@ def report(found: dict[str, Any], parts: dict[Settings, dict[str, Any]], unequal
         print("", *results.reading_table(found[READING]), sep="\n")
     if FINGERPRINTS in found:
         print("", *results.fingerprints_table(found[FINGERPRINTS]), sep="\n")
+    if ALIGNMENT in found:
+        print("", *results.alignment_table(found[ALIGNMENT]), sep="\n")
+    if DAILY_FEATURES in found:
+        print("", *results.daily_features_table(found[DAILY_FEATURES]), sep="\n")
     if "gate" in found:
         print("", *results.verdict_lines(found["gate"]), sep="\n")
     for sentence in unequal:

@@ -102,6 +102,18 @@ def described_too_differently(found: dict[str, Any]) -> list[str]:
     return [] if apart <= APART else [f"fingerprints: values differ by {apart:.1e}, expected at most {APART:.0e}"]
 
 
+def aligned_too_differently(found: dict[str, Any]) -> list[str]:
+    """A sentence where the product finds other values at a step than pandas."""
+    apart = found["difference"]
+    return [] if apart <= APART else [f"alignment: values differ by {apart:.1e}, expected at most {APART:.0e}"]
+
+
+def days_too_different(found: dict[str, Any]) -> list[str]:
+    """A sentence where the product makes other features of a day than pandas and SciPy."""
+    apart = found["difference"]
+    return [] if apart <= APART else [f"daily features: values differ by {apart:.1e}, expected at most {APART:.0e}"]
+
+
 def _ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in ("cpu", "wall"):
@@ -209,12 +221,25 @@ def fingerprints_table(found: dict[str, Any]) -> list[str]:
     return _rates(f"fingerprints: {found['rows']:,} molecules", found, RDKIT)
 
 
+def alignment_table(found: dict[str, Any]) -> list[str]:
+    """Who aligns streams, a line each, as of reading."""
+    return _rates(f"alignment: {found['rows']:,} steps of 527 columns", found, PANDAS)
+
+
+def daily_features_table(found: dict[str, Any]) -> list[str]:
+    """Who describes days, a line each, as of reading; rows are days of one patient, described on one core."""
+    motion, heart = found["hz"]
+    what = f"{found['rows']} days of one patient, {found['bytes'] / 1e6:.0f} MB"
+    return _rates(f"daily features: {what}, {motion:g} Hz motion, {heart:g} Hz heart", found, PANDAS)
+
+
 def _rates(title: str, found: dict[str, Any], opponent: str) -> list[str]:
     against_whom = f"rate / {opponent}"
     lines = [title, f"{'':10} {'rows/s':>9} {'CPU s':>7} {'wall s':>7}  {against_whom:>20} {'by CPU time':>20}"]
     for name, of in found["readers"].items():
         cpu, wall = (median(one[kind] for one in of["rounds"]) for kind in ("cpu", "wall"))
-        line = f"{name:10} {of['rate']:9,.0f} {cpu:7.2f} {wall:7.2f}"
+        rate = f"{of['rate']:9,.0f}" if of["rate"] >= 100 else f"{of['rate']:9.3g}"
+        line = f"{name:10} {rate} {cpu:7.2f} {wall:7.2f}"
         against = found["ratios"].get(name, {}).get(opponent)
         lines.append(f"{line}  {_range(against, 'wall')} {_range(against, 'cpu')}" if against else line)
     return lines

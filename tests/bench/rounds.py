@@ -114,6 +114,25 @@ def describe(molecules: int, rounds: int) -> dict[str, Any]:
     return _answers("fingerprints: expected times", "fingerprints_case.py", (molecules, rounds))[0]
 
 
+def align(seconds: int, rounds: int) -> dict[str, Any]:
+    """What bringing streams of so many seconds to one clock takes: :func:`alignment_case.measure`.
+
+    Raises:
+        Failed: it could not be measured.
+    """
+    return _answers("alignment: expected times", "alignment_case.py", (seconds, rounds))[0]
+
+
+def describe_days(days: int, rounds: int, motion_hz: float, heart_hz: float) -> dict[str, Any]:
+    """What describing days of raw sensor files takes: :func:`daily_features_case.measure`.
+
+    Raises:
+        Failed: it could not be measured.
+    """
+    request = (days, rounds, motion_hz, heart_hz)
+    return _answers("daily features: expected times", "daily_features_case.py", request)[0]
+
+
 def _answers(expected: str, program: str, request: Any) -> list[Any]:
     """The lines that a program of its own answers a request with."""
     command = [sys.executable, str(HERE / program), json.dumps(request)]

@@ -81,6 +81,20 @@ FINGERPRINTS = "fingerprints"
 MOLECULES, QUICK_MOLECULES = 640, 60
 """That are described, in one process."""
 
+ALIGNMENT = "alignment"
+"""The case in which streams of several rates are brought to one clock."""
+
+ALIGN_SECONDS, QUICK_ALIGN_SECONDS = 3_600, 20
+"""Of both streams."""
+
+DAILY_FEATURES = "daily_features"
+"""The case in which days of raw sensor files are described."""
+
+DAYS, DAILY_RATES = 1, (1.0, 1.0)
+"""Of one patient, and samples a second of motion sensors and of the heart's; QUICK_DAILY_RATES of a quick run."""
+
+QUICK_DAILY_RATES = (0.05, 1.0)
+
 TAKE_PART = {"relapse": tuple(CONTENDERS), "activity": ("stacked", "loop", "plain", "lightning")}
 """The contenders of each case."""
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 from activity_material import sessions, write_parquet
 from data_miniature import write_follow_up, write_miniature
+from editing_material import settings, write_twin
 from molecules_material import made, write_archive
 from oncology_material import write_layout
+from relapse_material import days, write_days
 from torch import Tensor
 
 from fusion_lab.config import Config, load_yaml, validate
@@ -150,12 +152,50 @@ def _rewritten(tree: dict[str, Any], file: Path) -> dict[str, Any]:
     return tree
 
 
+def editing_example(folder: Path) -> Example:
+    config = write_twin(folder, settings(twin={"videos": GROUPS, "seconds": 9}))
+    files = sorted(folder.iterdir())
+    kept = [*(file for file in files if file.suffix == ".npz"), *files[:2]]
+    tree = config.model_dump(mode="json", exclude={"domain"})
+    return Example(tree, tuple(lambda tree, f=f: _resaved(tree, f) for f in kept), one_clock=True)
+
+
+def _resaved(tree: dict[str, Any], file: Path) -> dict[str, Any]:
+    if file.suffix == ".npz":
+        with np.load(file) as opened:
+            arrays = dict(opened)
+        arrays["sequences"][0, 0, 2] += np.float32(1.0)
+        np.savez(file, **arrays)
+    else:
+        file.write_bytes(file.read_bytes() + b"\n")
+    return tree
+
+
+def relapse_example(folder: Path) -> Example:
+    write_days(folder, days(patients=GROUPS))
+    changed = ({"window": 4, "root": None, "source": "twin", "twin": {"patients": GROUPS, "widths": {"hr": 2}}},)
+    return Example(
+        {"root": str(folder), "window": 4, "rows": "all"},
+        (lambda tree: _remeasured(tree, folder), *(lambda tree, c=c: {**tree, **c} for c in changed)),
+        one_clock=True,
+    )
+
+
+def _remeasured(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    frame = pd.read_parquet(folder / "daily.parquet")
+    frame.loc[0, "sleep__1"] += np.float32(1.0)
+    write_days(folder, frame)
+    return tree
+
+
 EXAMPLES: dict[str, Callable[[Path], Example]] = {
     "synthetic": synthetic_example,
     "table": table_example,
     "activity": activity_example,
     "molecules": molecules_example,
     "oncology": oncology_example,
+    "editing": editing_example,
+    "relapse": relapse_example,
 }
 
 

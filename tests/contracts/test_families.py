@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple, get_args
 
@@ -32,6 +33,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "mean": {"imputer": "mean", "quality": False},
         "none": {"imputer": "none", "n_cross_layers": 2},
         "reference": {"preset": "reference", "n_impute_iterations": 1, "n_global_layers": 1},
+    },
+    "multitrack": {
+        "gated": {"fusion": "gated", "embedding": "projection", "unit_head": "mlp"},
+        "concat, norms behind": {"fusion": "concat", "norm": "post", "num_encoder_layers": 1},
+        "add, never ahead": {"fusion": "add", "causal": True, "unit_inputs": False, "norm": "pre"},
+        "attention": {"fusion": "attention", "embedding": "linear", "unit_head": "linear", "num_encoder_layers": 1},
+        "reference": {"preset": "reference", "num_encoder_layers": 1, "fusion": "gated"},
     },
     "task_mil": {
         "tied": {"pool": "tied", "activation": "GELU"},
@@ -77,10 +85,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Named variants of every family: each value of each of its options that choose between blocks is in one of them."""
-READS = {"hcat": {"vector"}, "task_mil": {"vector", "bag"}}
+READS = {"hcat": {"vector"}, "multitrack": {"vector", "sequence"}, "task_mil": {"vector", "bag"}}
 """The kinds of modalities that a family takes, where it refuses others."""
 PER_ROW = {"hcat", "sensor_fusion", "task_mil"}
 """Families that answer per row alone, and refuse a task per step."""
+PER_UNIT = {"multitrack"}
+"""Families that answer tasks with units, which the others refuse."""
+ONE_CLOCK = {"multitrack"}
+"""Families that take sequences of one length, one at least."""
+NEVER_AHEAD = {"token_fusion": {"gru", "gru in two layers"}, "multitrack": set(VARIANTS["multitrack"])}
+"""The variants that answer causal tasks, of families that answer per step."""
 LOOP = {("sensor_fusion", "encoder", "lstm"): "torch.lstm"}
 """Options of which a family says that its folds cannot be stacked, and the operation that is in the way."""
 
@@ -89,6 +103,7 @@ AUGMENTED = {"hcat"}
 ATTENTION = {"d_model": 8, "nhead": 2, "dropout": 0.2}
 SMALL: dict[str, dict[str, Any]] = {
     "hcat": {"d_model": 8, "n_heads": 2, "latent": 8, "vae_width": 16, "dropout": 0.2},
+    "multitrack": {**ATTENTION, "dim_feedforward": 16},
     "sensor_fusion": ATTENTION,
     "task_mil": {
         **{f"{part}_hidden": 8 for part in ("mol", "inst", "mixer")},
@@ -130,6 +145,20 @@ GAIT, PULSE, SLEEP = (
     numeric("pulse", "sequence", 3, 6),
     numeric("sleep", "sequence", 2, 4),
 )
+AUDIO, VISUAL = numeric("audio", "sequence", 3, 6), numeric("visual", "sequence", 4, 6)
+UNITS = ("track 1", "track 2", "track 3")
+TRACK = Modality(
+    "track",
+    "sequence",
+    tuple(Feature(f"{unit} {what}", unit=unit, quantity=what) for unit in UNITS for what in ("place", "size"))[:-1],
+    6,
+)
+"""Of one track, one thing is not known."""
+CLOCK = ("audio", "visual", "track")
+ACTIVE = Task("active", "binary", ("idle", "active"), CLOCK, units=UNITS, causal=True)
+ASSET = Task("asset", "multiclass", ("a", "b", "c"), CLOCK, units=UNITS, causal=True)
+SIZE = Task("size", "regression", steps=CLOCK, units=UNITS, causal=True)
+SPEECH = Task("speech", "binary", ("no", "yes"), steps=("audio", "track"))
 CELLS = numeric("cells", "bag", 3, 5)
 DOSES = numeric("doses", "vector", 2)
 PATIENT = tuple(
@@ -148,8 +177,15 @@ SPECS = {
     "steps": Spec((GAIT, PULSE), (WALKING,)),
     "steps beside others": Spec((CLINIC, GAIT, CELLS), (PACE,)),
     "steps and rows": Spec((CELLS, GAIT, PULSE, CLINIC, SLEEP), (STAGE, BINARY, WALKING, PACE)),
+    "steps ahead": Spec((GAIT, CLINIC, PULSE), (replace(WALKING, causal=True), BINARY)),
+    "tracks": Spec((AUDIO, VISUAL, TRACK), (ACTIVE, ASSET, SIZE)),
+    "tracks beside others": Spec(
+        (CLINIC, TRACK, AUDIO),
+        (SPEECH, replace(SIZE, steps=("audio", "track"), causal=False, units=UNITS[::-1]), BINARY),
+    ),
 }
-LEARNED = {("sensor_fusion", "late", "modalities"), ("hcat", None, "confidence")}
+STEPS = "modalities at each step"
+LEARNED = {("sensor_fusion", "late", "modalities"), ("hcat", None, "confidence"), ("multitrack", "add", STEPS)}
 """Maps of a family and fusion that know no more of a row than which modalities it has."""
 
 
@@ -207,10 +243,27 @@ def unread(family: str, spec: Spec) -> list[Modality]:
     return [m for m in spec.modalities if m.kind not in READS.get(family, {m.kind})]
 
 
-UNREADABLE = [(f, v, s) for f in sorted(READS) for v in VARIANTS[f] for s in SPECS if unread(f, SPECS[s])]
-EVERY = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS if (f, v, s) not in UNREADABLE]
+def lengths(spec: Spec) -> set[int | None]:
+    """Those of its sequences."""
+    return {m.length for m in spec.modalities if m.kind == "sequence"}
+
+
+def asks_units(spec: Spec) -> bool:
+    return any(task.units for task in spec.tasks)
+
+
+def is_causal(spec: Spec) -> bool:
+    return any(task.causal for task in spec.tasks)
+
+
+ALL = [(f, v, s) for f in FAMILIES for v in VARIANTS.get(f, {}) for s in SPECS]
+UNITLESS = [(f, v, s) for f, v, s in ALL if f not in PER_UNIT and asks_units(SPECS[s])]
+UNREADABLE = [(f, v, s) for f, v, s in ALL if unread(f, SPECS[s]) and (f, v, s) not in UNITLESS]
+EVERY = [case for case in ALL if case not in (*UNREADABLE, *UNITLESS)]
 REFUSED = [(f, v, s) for f, v, s in EVERY if f in PER_ROW and per_step(SPECS[s])]
-CASES = [case for case in EVERY if case not in REFUSED]
+CLOCKLESS = [(f, v, s) for f, v, s in EVERY if f in ONE_CLOCK and len(lengths(SPECS[s])) != 1]
+AHEAD = [(f, v, s) for f, v, s in EVERY if f not in PER_ROW and is_causal(SPECS[s]) and v not in NEVER_AHEAD[f]]
+CASES = [case for case in EVERY if case not in (*REFUSED, *CLOCKLESS, *AHEAD)]
 QUICK = {
     "hcat": {"patients": {"vae-iterative", "mean"}, "vectors": {"vae per batch", "none", "reference"}},
     "token_fusion": {
@@ -221,6 +274,13 @@ QUICK = {
         "steps": {"bottleneck", "attention"},
         "steps beside others": {"gated"},
         "steps and rows": {"transformer", "gru"},
+        "steps ahead": {"gru"},
+    },
+    "multitrack": {
+        "steps": {"concat, norms behind"},
+        "steps ahead": {"attention"},
+        "tracks": {"gated", "add, never ahead"},
+        "tracks beside others": {"gated", "attention", "reference"},
     },
     "task_mil": {
         "vectors": {"tied"},
@@ -300,10 +360,8 @@ def clock(spec: Spec, name: str) -> tuple[str, ...]:
     told = {
         f"modalities at each step of {' and '.join(steps)}" if len(clocks) > 1 else STEPS: steps for steps in clocks
     }
-    return told.get(name, ())
-
-
-STEPS = "modalities at each step"
+    together = tuple(m.name for m in spec.modalities if m.kind == "sequence") if name == STEPS else ()
+    return told.get(name, together)
 
 
 def seen_in(case: Case, name: str) -> str:
@@ -347,7 +405,9 @@ def test_what_is_quick_and_what_is_refused_is_known():
     for family, chosen in QUICK.items():
         assert set(chosen) <= set(SPECS)
         assert set().union(*chosen.values()) <= set(VARIANTS[family])
-    assert set(FAMILIES) >= PER_ROW | set(READS) | AUGMENTED
+    assert set(FAMILIES) >= PER_ROW | set(READS) | AUGMENTED | PER_UNIT | ONE_CLOCK
+    assert set(NEVER_AHEAD) == set(FAMILIES) - PER_ROW
+    assert all(variants <= set(VARIANTS[family]) for family, variants in NEVER_AHEAD.items())
     assert all(FAMILIES[family].Config.model_fields[option] for family, option, _ in LOOP)
 
 
@@ -361,6 +421,37 @@ def test_a_task_per_step_is_refused_by_a_family_that_answers_per_row(family, var
     others = set(FAMILIES) - PER_ROW
     assert family in told
     assert any(other in told for other in others), "and it tells which family answers per step"
+
+
+@pytest.mark.parametrize(("family", "variant", "spec_name"), UNITLESS)
+def test_a_task_with_units_is_refused_by_a_family_that_does_not_answer_for_each(family, variant, spec_name):
+    with pytest.raises(ConfigError) as refused:
+        build(family, variant, SPECS[spec_name])
+    told = str(refused.value)
+    assert "\n" not in told
+    assert any(f"'{task.name}'" in told for task in SPECS[spec_name].tasks if task.units)
+    assert family in told
+    assert all(other in told for other in PER_UNIT)
+
+
+@pytest.mark.parametrize(("family", "variant", "spec_name"), AHEAD)
+def test_a_causal_task_is_refused_by_a_variant_that_looks_ahead(family, variant, spec_name):
+    with pytest.raises(ConfigError) as refused:
+        build(family, variant, SPECS[spec_name])
+    told = str(refused.value)
+    assert "\n" not in told
+    assert any(f"'{task.name}'" in told for task in SPECS[spec_name].tasks if task.causal)
+    assert "causal" in told
+
+
+@pytest.mark.parametrize(("family", "variant", "spec_name"), CLOCKLESS)
+def test_sequences_of_several_lengths_or_none_at_all_are_refused_by_a_family_of_one_clock(family, variant, spec_name):
+    with pytest.raises(ConfigError) as refused:
+        build(family, variant, SPECS[spec_name])
+    told = str(refused.value)
+    assert "\n" not in told
+    assert family in told
+    assert "sequence" in told
 
 
 @pytest.mark.parametrize(("family", "variant", "spec_name"), UNREADABLE)
@@ -397,9 +488,10 @@ def test_every_real_parameter_gets_a_gradient_and_padding_gets_none(case):
     for name, parameter in case.model.named_parameters():
         assert parameter.grad is not None, name
         silent = int((parameter.grad[real[name]] == 0).sum())
-        off = case.options.get("activation") == "ReLU" and name.startswith(
-            ("mixer.", "heads.", "auxiliary_heads.")
-        )  # in all of few rows
+        rectified = case.options.get("activation") == "ReLU" or case.options.get("preset", "") == "reference"
+        rectified |= case.options.get("norm") == "post"
+        # in all of few rows
+        off = rectified and name.startswith(("mixer.", "heads.", "auxiliary_heads.", "transformer.layers.0."))
         assert silent == 0 or off, f"{name}: {silent} of {int(real[name].sum())} numbers without a gradient"
         assert not parameter.grad[~real[name]].any(), name
         assert not parameter[~real[name]].any(), name
@@ -497,6 +589,27 @@ def test_the_order_of_steps_matters_where_the_encoder_has_one(case):
         turned = after[task.name].flip(1) if task.per_step else after[task.name]
         moved = (before[task.name] - turned).abs().reshape(ROWS, -1).amax(1) > 1e-9
         assert torch.equal(moved, torch.full_like(moved, bool(sequences) and case.ordered)), task.name
+
+
+def test_an_answer_of_a_causal_task_goes_by_nothing_that_is_later(case):
+    """Whatever comes after a step, and whether anything does, changes nothing there; earlier steps do."""
+    causal = [task for task in case.spec.tasks if task.causal]
+    if not causal:
+        return
+    before = case.model(case.batch).heads
+    torch.manual_seed(2)
+    length = case.lengths[causal[0].steps[0]]
+    for now in (0, length // 2):
+        later = torch.arange(length) > now
+        inputs, valid = dict(case.batch.inputs), dict(case.batch.valid)
+        for name in case.lengths:
+            inputs[name] = torch.where(later[:, None], torch.randn_like(inputs[name]), inputs[name])
+            valid[name] = torch.where(later, torch.rand(valid[name].shape) < 0.5, valid[name])
+            inputs[name] = inputs[name] * valid[name].unsqueeze(-1)
+        after = case.model(case.batch._replace(inputs=inputs, valid=valid)).heads
+        for task in causal:
+            torch.testing.assert_close(after[task.name][:, : now + 1], before[task.name][:, : now + 1])
+            assert not torch.allclose(after[task.name][:, now + 1 :], before[task.name][:, now + 1 :])
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -757,9 +870,16 @@ def test_any_spec_gets_finite_answers_and_maps_of_the_described_shape(widths, ki
     modalities = [
         numeric(m.name, "vector", m.width) if m.kind not in READS.get(family, {m.kind}) else m for m in modalities
     ]
+    if family in ONE_CLOCK:
+        first, *others = modalities
+        modalities = [numeric(first.name, "sequence", first.width, 4), *others]
+        modalities = [replace(m, length=4 if m.kind == "sequence" else None) for m in modalities]
     steps = set() if family in PER_ROW else stepwise
     labelled = [m.name for i, m in enumerate(modalities) if m.kind == "sequence" and i in steps]
-    tasks = [Task(f"step of {name}", "multiclass", ("a", "b", "c"), steps=(name,)) for name in labelled]
+    clocks = [(name,) for name in labelled]
+    if family in ONE_CLOCK and clocks:
+        clocks = [tuple(m.name for m in modalities if m.kind == "sequence")]
+    tasks = [Task(f"step of {clock[0]}", "multiclass", ("a", "b", "c"), steps=clock) for clock in clocks]
     spec = Spec(tuple(modalities), (*([BINARY] if len(tasks) != 1 else []), *tasks))
     plan = Planting(rows=5, missing_modalities=missing, planted="additive")
     batch = double(twin(spec, plan, useful=names(spec)).gather(torch.arange(5)))

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -214,6 +215,17 @@ def test_a_row_of_two_recordings_is_refused():
     tables = [prediction_table(predictions, spec, RowNames(NAMES.ids, None, np.full(5, name))) for name in "ab"]
     with pytest.raises(DataError, match="one group and one recording per row"):
         row_names(pa.concat_tables(tables))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(["", "abs", "fluo", "größe / 2"]), min_size=6, max_size=6), st.integers(0, 99))
+def test_groups_of_auxiliary_tasks_come_back_from_the_file(groups, seed):
+    tasks = tuple(replace(t, auxiliary=group) for t, group in zip(EVERY_KIND.tasks, groups, strict=True))
+    spec = Spec((), tasks)
+    predictions = _drawn(np.random.default_rng(seed), spec, 5, 2, ("val", "test"), 3)
+    table = read_predictions(prediction_bytes(predictions, spec, NAMES))
+    assert [(t.name, t.auxiliary) for t in tasks_of(table)] == [(t.name, t.auxiliary) for t in tasks]
+    _assert_same(predictions_from_table(table, spec, NAMES.ids), predictions)
 
 
 def test_tasks_are_known_from_their_lines():

@@ -109,6 +109,18 @@ def test_more_folds_than_gain_anything_share_steps_in_even_parts(monkeypatch, la
     assert settle(make_plan({**AUTO, "training.stack_size": 3})).size == 3
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+@pytest.mark.parametrize("fit", [1, 2, 3, 4])
+def test_gradients_of_the_folds_that_share_a_step_and_their_sums_fit_in(monkeypatch, accumulate, fit):
+    plan = make_plan({**AUTO, "training.accumulate": accumulate})
+    own = sum(leaf.nbytes for leaf in plan.initial_weights(0).parameters()) * (1 if accumulate == 1 else 2)
+    asked = timed(monkeypatch, {"stacked": 1.0, "loop": 2.0})
+    monkeypatch.setattr(execution, "MOST_BYTES", (fit + 1) * own - 1)
+    found = settle(plan)
+    assert (found.mode, bool(asked)) == (("loop", False) if fit == 1 else ("stacked", True))
+    assert fit == 1 or (found.size or len(plan.folds)) <= fit
+
+
 def test_a_model_that_cannot_be_stacked_runs_in_the_loop_and_the_operation_is_named():
     plan = branching(AUTO)
     found = settle(plan)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from fusion_lab.blocks.randomness import Noise, draw_noise
 from fusion_lab.config import Config
 from fusion_lab.contracts import Batch, Output
+from fusion_lab.objectives import Objective
 from fusion_lab.training.batches import gather
 from fusion_lab.training.leaves import Leaves, stack_models, take
 from fusion_lab.training.plan import Mode, Plan
@@ -311,10 +312,19 @@ def objective(output: Output, batch: Batch, class_weights: Leaves) -> Tensor:
     return output.heads["y"].square().mean()
 
 
+class SquaresAlone(Objective):
+    """An objective without tasks."""
+
+    def __init__(self) -> None: ...
+
+    def with_curves(self, output, batch, class_weights):
+        return objective(output, batch, class_weights), {}
+
+
 def small_stack(make, mode: Mode, size: int | None) -> tuple[list[Model], Batch, list[Part], Tensor]:
     """Three models on rows of their own, what a step gives and what they answer."""
     models: list[Model] = [Plain(make()).double() for _ in range(3)]
-    stack, weights = Stack(models[0], objective, mode, size), stack_models(models)
+    stack, weights = Stack(models[0], SquaresAlone(), mode, size), stack_models(models)
     batch = Batch({"x": torch.randn(3, 5, 3, dtype=torch.float64)}, {}, {}, {}, {}, {}, torch.ones(3, 5))
     parts = list(stack.gradients(weights, batch, torch.zeros(3, 0, dtype=torch.int16), {}, [True] * 3))
     return models, batch, parts, stack.answers(weights, batch).heads["y"]

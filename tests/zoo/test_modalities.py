@@ -2,7 +2,15 @@ import torch
 
 from fusion_lab.blocks.encoders import Asked
 from fusion_lab.contracts import Feature, Modality
-from fusion_lab.zoo.modalities import group_modalities, place_map, places, present, stack_group
+from fusion_lab.zoo.modalities import (
+    group_modalities,
+    place_map,
+    places,
+    present,
+    shared_columns,
+    stack_group,
+    unit_columns,
+)
 
 
 def modality(name: str, width: int, kind="vector", length: int | None = None) -> Modality:
@@ -70,3 +78,18 @@ def test_maps_over_positions_are_named_after_what_they_run_over():
     track, bag = modality("gait", 2, "sequence", 3), modality("cells", 2, "bag", 2)
     assert (place_map(track), place_map(bag)) == ("gait steps", "cells instances")
     assert (places(track).name, places(bag).labels) == ("time step", ("1", "2"))
+
+
+def test_features_of_units_are_found_by_quantity_kind_and_category():
+    features = (
+        Feature("tempo"),
+        *(Feature(f"b {c}", "category", "b", c, unit="b", quantity="asset") for c in ("x", "y")),
+        Feature("b scale", unit="b", quantity="scale"),
+        Feature("a scale", unit="a", quantity="scale"),
+        *(Feature(f"a {c}", "category", "a", c, unit="a", quantity="asset") for c in ("y", "x")),
+    )
+    track = Modality("track", "sequence", features, 4)
+    assert unit_columns(track, ("a", "b")) == [[6, 5, 4], [1, 2, 3]]
+    assert unit_columns(track, ("b", "nowhere")) == [[1, 2, 3], [-1, -1, -1]]
+    assert unit_columns(track, ("nowhere",)) == [[]]
+    assert shared_columns(track) == [0]

@@ -10,6 +10,7 @@ from fusion_lab.config import validate
 from fusion_lab.contracts import Batch, ConfigError, Feature, Modality, Output, Spec, Task
 from fusion_lab.data.planting import Planting, twin
 from fusion_lab.experiment import override, resolve
+from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.zoo.task_mil import REFERENCE, TaskMil, TaskMilConfig
 
 SMALL: dict[str, Any] = {
@@ -59,6 +60,16 @@ def train(model: TaskMil, batch: Batch, seed: int = 0) -> Output:
     """The output of a training step."""
     count = count_draws(lambda noise: model(batch, noise), torch.device("cpu"))
     return model(batch.without_targets(), Noise(torch.from_numpy(draw_noise(count, seed))))
+
+
+class NoDraws(Noise):
+    """Of a training in which stochastic depth and what else is dropped drop nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(0, dtype=torch.int16))
+
+    def take(self, shape) -> torch.Tensor:
+        return torch.full(shape, 2**15 - 1, dtype=torch.int16)
 
 
 def total(output: Output) -> torch.Tensor:
@@ -185,10 +196,10 @@ def test_auxiliary_tasks_are_linear_in_the_mean_of_what_main_tasks_read():
     model.mixer.register_forward_hook(lambda module, given, made: seen.append(made))
     heads = model(batch).heads
     outputs = torch.cat([heads["loss"][:, None], heads["hue"], heads["yield"][:, None]], dim=-1)
-    torch.testing.assert_close(outputs, model.auxiliary_heads(seen[0].mean(1)))
+    torch.testing.assert_close(outputs, model.auxiliary_heads(seen[0].mean(2)).squeeze(0))
     for place, task in enumerate(("absorbs", "shade", "glows")):
         width = SPEC.task(task).outputs
-        own = seen[0][:, place] @ model.heads.weight[place, :, :width] + model.heads.bias[place, :width]
+        own = seen[0][0, :, place] @ model.heads.weight[place, :, :width] + model.heads.bias[place, :width]
         torch.testing.assert_close(heads[task], own.squeeze(-1))
 
 
@@ -210,6 +221,61 @@ def test_the_same_layers_mix_for_every_task():
     torch.testing.assert_close(before.maps["conformers instances"].flip(1), after.maps["conformers instances"])
 
 
+MEMBERS = 3
+PLAIN = ObjectiveConfig(binary="bce", multiclass="cross_entropy", regression="mse", label_smoothing=0.1)
+
+
+def member(model: TaskMil, spec: Spec, place: int, **given: Any) -> TaskMil:
+    """A model of one member that has the weights of one of several, and what all of them share."""
+    alone, shared = build(spec, **given), ("instances", "pools", "bag_out")
+    state = dict(model.state_dict())
+    for name, leaf in state.items():
+        if not name.startswith(shared):
+            state[name] = leaf.unflatten(0, (model.members, -1))[place]
+    alone.load_state_dict(state)
+    return alone
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_members_are_models_of_their_own_that_read_bags_alike_and_the_answer_is_their_mean(shape):
+    spec = SHAPES[shape]
+    model, batch = build(spec, members=MEMBERS), some_rows(spec)
+    together, alone = model(batch), [member(model, spec, place)(batch) for place in range(MEMBERS)]
+    for task, head in together.heads.items():
+        torch.testing.assert_close(head, torch.stack([own.heads[task] for own in alone]).mean(0))
+    for name, weights in together.maps.items():
+        torch.testing.assert_close(weights, alone[0].maps[name])
+
+
+def test_members_learn_as_if_each_were_alone():
+    """The loss of the mean answer and the penalty are the mean of what each loses by itself, and so are the gradients:
+    of members that drop nothing, with plain losses of main tasks whose labels are all known.
+    """
+    still: dict[str, Any] = {f"{part}_dropout": 0.0 for part in ("mol", "inst", "attn", "mixer")}
+    spec = Spec(SPEC.modalities, (*SPEC.main_tasks, Task("months", "regression")))
+    model, batch = build(spec, members=MEMBERS, **still), some_rows(spec)
+    batch = batch._replace(known={task: torch.ones_like(known) for task, known in batch.known.items()})
+    weights = {task.name: torch.ones(len(task.classes) or 1).double() for task in spec.tasks}
+    objective, silent = Objective(PLAIN, spec, TaskMil.penalties), NoDraws()
+    together = objective(model(batch.without_targets(), silent), batch, weights)
+    together.backward()
+    apart = []
+    for place in range(MEMBERS):
+        alone = member(model, spec, place, **still)
+        apart.append(objective(alone(batch, silent), batch, weights))
+        apart[-1].backward()
+        ours, own = model.mixer.layers[0].linear.weight.grad[place], alone.mixer.layers[0].linear.weight.grad[0]
+        torch.testing.assert_close(ours * MEMBERS, own)
+    torch.testing.assert_close(together, torch.stack(apart).mean())
+
+
+def test_members_are_penalised_while_they_learn_and_one_alone_never_is():
+    for members, penalties in ((1, set()), (2, {"members"})):
+        model, batch = build(members=members), some_rows()
+        assert set(train(model, batch).penalties) == penalties
+        assert not model(batch).penalties
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "activation": {"activation": "ReLU"},
     "pool": {"pool": "own"},
@@ -219,7 +285,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "residual_mean": {"residual_mean": True},
 }
 MODES: dict[str, dict[str, Any]] = {mode: {"top_k": 2, "top_k_mode": mode} for mode in ("mean", "sum", "argmax")}
-DROPOUTS: dict[str, dict[str, Any]] = {f"{p}_dropout": {f"{p}_dropout": 0.5} for p in ("mol", "inst", "attn", "mixer")}
+DROPOUTS: dict[str, dict[str, Any]] = {
+    f"{p}_dropout": {f"{p}_dropout": 0.5} for p in ("mol", "inst", "attn", "mixer", "input", "bag")
+}
 
 
 @pytest.mark.parametrize(
@@ -251,10 +319,20 @@ def test_turning_an_option_changes_the_answer_and_what_is_learned(before, after,
 @pytest.mark.parametrize("pool", ["tied", "attention_output", "own"])
 def test_every_parameter_has_a_gradient_in_the_first_step(activation, pool):
     """In more rows than a rectifier is off in."""
-    model = build(activation=activation, pool=pool, residual_mean=True)
+    assert without_gradient(activation=activation, pool=pool, residual_mean=True) == []
+
+
+@pytest.mark.parametrize("given", [{"members": 3}, {"input_start": 0.1, "input_dropout": 0.5, "bag_dropout": 0.5}])
+def test_every_parameter_of_every_member_has_one_however_little_is_read(given):
+    assert without_gradient(**given) == []
+
+
+def without_gradient(**given: Any) -> list[str]:
+    """Parameters of which some have none in the first step."""
+    model = build(**given)
     total(train(model, some_rows(rows=400))).backward()
     real = model.real_parameters()
-    assert [n for n, p in model.named_parameters() if not p.grad[real[n]].all()] == []
+    return [n for n, p in model.named_parameters() if not p.grad[real[n]].all()]
 
 
 @given(order=st.permutations(range(5)), seed=st.integers(0, 99))

@@ -46,6 +46,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual mean": {"residual_mean": True},
     "top two": {"top_k": 2},
     "pruned": {"prune_below": 0.15},
+    "members": {"members": 3},
+    "a part of the bags": {"bag_dropout": 0.3},
     "default sizes": dict.fromkeys(TINY),
 }
 

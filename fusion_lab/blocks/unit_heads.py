@@ -1,0 +1,50 @@
+"""Answers of U units at every step, by weights that units share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fusion_lab.blocks.randomness import Dropout, Noise
+
+
+class UnitHeads(nn.Module):
+    """A step's vector plus a learned vector of each unit -> linear, GELU and dropout -> a linear output for each task.
+
+    Units may have inputs of their own, Q numbers at each step: a linear map of them is added to the vector and another
+    one, at first 0, to each answer, so that what a unit is now reaches what it will be next unsqueezed.
+
+    Args:
+        units: U.
+        width: D of the step's vector.
+        outputs: of each task.
+        inputs: Q, 0 where there are none.
+        bare: without GELU and dropout, so that units differ by a constant in each answer.
+    """
+
+    def __init__(
+        self, units: int, width: int, outputs: tuple[int, ...], inputs: int, dropout: float, bare: bool
+    ) -> None:
+        super().__init__()
+        self.unit = nn.Parameter(torch.randn(units, width))
+        self.own = nn.Linear(inputs, width, bias=False) if inputs else None
+        self.mix = nn.Linear(width, width)
+        self.drop = None if bare else Dropout(dropout)
+        self.out = nn.ModuleList(nn.Linear(width, count) for count in outputs)
+        direct = [nn.Linear(inputs, count, bias=False) for count in outputs if inputs]
+        for layer in direct:
+            nn.init.zeros_(layer.weight)
+        self.direct = nn.ModuleList(direct)
+
+    def forward(self, steps: Tensor, inputs: Tensor | None, noise: Noise | None) -> list[Tensor]:
+        """``steps [B,T,D]``, ``inputs [B,T,U,Q]`` -> of each task ``[B,T,U]``, or ``[B,T,U,C]`` of several outputs."""
+        x = steps.unsqueeze(-2) + self.unit
+        if self.own is not None:
+            x = x + self.own(inputs)
+        mixed = self.mix(x)
+        if self.drop is not None:
+            mixed = self.drop(torch.nn.functional.gelu(mixed), noise)
+        answers = [out(mixed) for out in self.out]
+        if self.direct:
+            answers = [answer + direct(inputs) for answer, direct in zip(answers, self.direct, strict=True)]
+        return [answer.squeeze(-1) if answer.shape[-1] == 1 else answer for answer in answers]
