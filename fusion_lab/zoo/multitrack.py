@@ -32,6 +32,7 @@ REFERENCE: dict[str, Any] = {
     "embedding": "linear",
     "unit_head": "linear",
     "unit_inputs": False,
+    "direct": False,
 }
 """Defaults of the preset of this name, where they are not those of the fields."""
 
@@ -48,7 +49,9 @@ class MultitrackConfig(AttentionConfig):
     ``auto`` where a task is causal. ``norm`` and ``dim_feedforward`` are those of the ``num_encoder_layers`` layers.
     An ``embedding`` of a modality is a ``linear`` map of its features, or with a layer norm and GELU behind it
     (``projection``). A ``unit_head`` has a GELU before its last layer (``mlp``), without which units differ by
-    constants alone (``linear``). ``unit_inputs``: each unit also goes by its own features at the step.
+    constants alone (``linear``). ``unit_inputs``: each unit also goes by its own features at the step. ``direct``: to
+    the answers without units a linear map of all features at the step is added, 0 at first, so that a model of few rows
+    is a linear one to begin with.
     """
 
     family: Literal["multitrack"] = "multitrack"
@@ -62,6 +65,7 @@ class MultitrackConfig(AttentionConfig):
     embedding: Literal["projection", "linear"] = "projection"
     unit_head: Literal["mlp", "linear"] = "mlp"
     unit_inputs: bool = True
+    direct: bool = True
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
 
     @model_validator(mode="before")
@@ -113,7 +117,9 @@ class Multitrack(Model):
         self.order = tuple(task.name for task in spec.tasks)
         alone = tuple(task for task in spec.tasks if not task.units)
         self.per_step = {task.name: task.per_step for task in alone}
+        self.outputs = [task.outputs for task in alone]
         self.heads = nn.ModuleList(TaskHead(width, task.outputs, dropout) for task in alone)
+        self.direct = _direct(config, read, alone)
         shared = dict.fromkeys(task.units for task in spec.tasks if task.units)
         self.unit_tasks = [tuple(t for t in spec.tasks if t.units == units) for units in shared]
         self.unit_inputs = [_unit_inputs(read, units) if config.unit_inputs else {} for units in shared]
@@ -134,7 +140,7 @@ class Multitrack(Model):
         there = torch.stack([batch.valid[name] for name in self.sequences]).any(0)  # [B,T]
         fused, maps = self._fuse(batch, there, noise)
         steps = self.transformer(fused + waves(there, fused.shape[-1], fused), there, noise)
-        heads = self._of_steps(steps, there, noise) | self._of_units(steps, batch, noise)
+        heads = self._of_steps(steps, there, batch, noise) | self._of_units(steps, batch, noise)
         return Output({task: heads[task] for task in self.order}, {}, maps)
 
     def _fuse(self, batch: Batch, there: Tensor, noise: Noise | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -152,14 +158,30 @@ class Multitrack(Model):
         maps = {} if weights is None else {STEPS: weights * there.unsqueeze(-1)}
         return self.drop_fused(fused, noise), maps
 
-    def _of_steps(self, steps: Tensor, there: Tensor, noise: Noise | None) -> dict[str, Tensor]:
+    def _of_steps(self, steps: Tensor, there: Tensor, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         """Answers of the tasks without units. A row without any step has a vector at best, at all steps alike."""
         counted = there | ~there.any(-1, keepdim=True)
         row = weighted_mean(steps, counted, dim=1)
-        return {
+        answers = {
             task: head(steps if per_step else row, noise)
             for (task, per_step), head in zip(self.per_step.items(), self.heads, strict=True)
         }
+        if self.direct is None:
+            return answers
+        added = self.direct(self._features(batch, there))
+        places = torch.split(added, self.outputs, dim=-1)
+        for (task, per_step), own in zip(self.per_step.items(), places, strict=True):
+            told = own if per_step else weighted_mean(own, counted, dim=1)
+            answers[task] = answers[task] + (told.squeeze(-1) if told.shape[-1] == 1 else told)
+        return answers
+
+    def _features(self, batch: Batch, there: Tensor) -> Tensor:
+        """All that is read at each step, 0 where it is missing: ``[B,T,F]``."""
+        parts = []
+        for name in self.names:
+            x = blank(batch.inputs[name], batch.valid[name])
+            parts.append(x if x.ndim > 2 else x.unsqueeze(1).expand(-1, there.shape[-1], -1))
+        return torch.cat(parts, dim=-1)
 
     def _of_units(self, steps: Tensor, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         answers: dict[str, Tensor] = {}
@@ -234,6 +256,15 @@ def _embedding(group: Group, config: MultitrackConfig) -> nn.Module:
         nn.init.uniform_(linear.weight[g, :width], -bound, bound)
     nn.init.zeros_(linear.bias)
     return linear
+
+
+def _direct(config: MultitrackConfig, read: tuple[Modality, ...], tasks: tuple[Task, ...]) -> nn.Linear | None:
+    """From all features at a step to the answers of all tasks without units."""
+    if not config.direct or not tasks:
+        return None
+    made = nn.Linear(sum(m.width for m in read), sum(task.outputs for task in tasks), bias=False)
+    nn.init.zeros_(made.weight)
+    return made
 
 
 def _unit_inputs(read: tuple[Modality, ...], units: tuple[str, ...]) -> dict[str, list[list[int]]]:

@@ -1,0 +1,66 @@
+"""Values against a person's own days: held against NumPy's means and deviations that leave NaN out."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from relapse_material import config, days
+
+from fusion_lab.data.readers import Table
+from fusion_lab.data.relapse.personal import BOUND, LEAST_DEVIATION, personal
+from fusion_lab.data.relapse.table import read_days
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    frame = days(patients=4, length=12)
+    frame["sleep__1"] = np.where(frame["patient"] == "P1", 3.0, frame["sleep__1"])  # never varies
+    frame.loc[(frame["patient"] == "P2") & (frame["sequence"] == "train_0"), "accel__0"] = np.nan
+    path = tmp_path_factory.mktemp("days")
+    return read_days(config(path), Table("days", "days", path, frame, "row"))[0]
+
+
+def expected(days, patient, name, fits):
+    """[days of the patient, F], NaN where there is nothing."""
+    rows = days.patient == patient
+    wide = np.where(days.observed[name], days.values[name].astype(float), np.nan)
+    usual = wide[rows & fits]
+    with warnings.catch_warnings(action="ignore"):  # of columns without any value
+        mean, deviation = np.nanmean(usual, axis=0), np.nanstd(usual, axis=0)
+    deviation = np.where(deviation < LEAST_DEVIATION, 1.0, deviation)
+    return rows, np.clip((wide[rows] - mean) / deviation, -BOUND, BOUND)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_days_are_measured_by_their_persons_own_unlabelled_days(own, named):
+    of = own if named else replace(own, split=np.full(len(own), ""))
+    fits = of.split == "train" if named else ~of.labelled
+    made, _ = personal(of)
+    for patient in np.unique(of.patient):
+        for name in of.values:
+            rows, wanted = expected(of, patient, name, fits)
+            assert np.array_equal(made.observed[name][rows], ~np.isnan(wanted))
+            np.testing.assert_allclose(made.values[name][rows], np.nan_to_num(wanted), atol=1e-5)
+
+
+def test_no_other_person_and_no_day_that_is_tested_changes_a_statistic(own):
+    changed = dict(own.values)
+    other = (own.patient != "P3") | (own.split != "train")
+    changed["accel"] = np.where(other[:, None] & own.observed["accel"], np.float32(99.0), own.values["accel"])
+    rows = (own.patient == "P3") & (own.split == "train")
+    honest, spoilt = personal(own)[0], personal(replace(own, values=changed))[0]
+    assert np.array_equal(honest.values["accel"][rows], spoilt.values["accel"][rows])
+
+
+def test_labels_change_nothing(own):
+    turned = {name: 1 - target for name, target in own.targets.items()}
+    assert np.array_equal(personal(own)[0].values["sleep"], personal(replace(own, targets=turned))[0].values["sleep"])
+
+
+def test_a_person_without_such_days_is_told_and_has_no_values(own):
+    split = np.where((own.patient == "P4") & (own.split == "train"), "val", own.split)
+    made, notes = personal(replace(own, split=split))
+    assert any("no such days of 'P4'" in note for note in notes)
+    assert not any(seen[own.patient == "P4"].any() for seen in made.observed.values())
+    assert all(seen[own.patient != "P4"].any() for seen in made.observed.values())
