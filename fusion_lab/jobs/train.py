@@ -26,7 +26,7 @@ from fusion_lab.training import CrossValidation, Diverged
 TUNED = {"best": "folds were stopped and thresholds tuned", "last": "thresholds were tuned"}
 """What the validation rows decided, by the weights that a fold keeps."""
 STUDIES = Path("studies")
-ONE_GROUP = ("loso", "leave_one_group_out")
+ONE_GROUP = ("loso", "leave_one_group_out", "loso-transductive")
 """Protocols whose folds are a group each, a person say: every one of them is shown."""
 
 
