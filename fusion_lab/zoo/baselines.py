@@ -108,7 +108,8 @@ class Logistic:
         reduced = [view(rows) for view in views]
         self._models: dict[str, tuple[_View, Any]] = {}
         for task in spec.tasks:
-            lines, target, weight = tabular.sampled(batch, task)
+            width = len(tabular.block_widths(modalities, task.steps, task.units))
+            lines, target, weight = tabular.sampled(batch, task, tabular.affordable(width))
             if not tabular.learnable(task, target):
                 continue
             if task.per_step:
@@ -413,9 +414,10 @@ def _prevalence(task: Task, target: np.ndarray, weight: np.ndarray) -> np.ndarra
 
 def _bare(modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
     """Without the names of their features, of which a file would hold thousands and answering needs none but those of
-    modalities that show units.
+    modalities that show units or embeddings.
     """
-    return tuple(m if any(f.unit for f in m.features) else replace(m, features=()) for m in modalities)
+    told = (any(f.unit or f.kind == "embedding" for f in m.features) for m in modalities)
+    return tuple(m if needed else replace(m, features=()) for m, needed in zip(modalities, told, strict=True))
 
 
 def _views(modalities: tuple[Modality, ...], training: np.ndarray, task: Task | None = None) -> list[_View]:

@@ -17,6 +17,10 @@ from fusion_lab.zoo.modalities import shared_columns, unit_columns
 SCREENED = 512  # columns that the trees see: finding the bins of thousands would take longer than growing the trees
 
 LINES = 20_000  # steps that a model is fitted to or asked for at once: its columns have to fit into memory
+CELLS, FEWEST = 4_000_000, 2_000
+"""Cells that a linear model is fitted to, of a task per step: a dozen penalties, a hundred passes each. Of very many
+columns it sees fewer steps, but so many at least.
+"""
 
 
 def array(values: Tensor) -> np.ndarray:
@@ -32,18 +36,29 @@ def labelled(batch: Batch, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return lines, array(batch.targets[task.name]).reshape(-1)[lines], weight[lines]
 
 
-def sampled(batch: Batch, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a model is fitted to: all :func:`labelled` rows, of a task per step at most :data:`LINES` of the steps.
+def affordable(columns: int) -> int:
+    """Lines that a linear model of so many columns is fitted to.
+
+    >>> affordable(100), affordable(500), affordable(10_000)
+    (20000, 8000, 2000)
+    """
+    return min(LINES, max(FEWEST, CELLS // max(1, columns)))
+
+
+def sampled(batch: Batch, task: Task, most: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model is fitted to: all :func:`labelled` rows, of a task per step at most ``most`` of the steps
+    (:data:`LINES` by default).
 
     They are spread evenly over the steps of each class, one drawn from each of as many equal parts: to take every n-th
     step would be to see the same few places of every row.
     """
     lines, target, weight = labelled(batch, task)
-    if not task.per_step or len(lines) <= LINES:
+    most = LINES if most is None else most
+    if not task.per_step or len(lines) <= most:
         return lines, target, weight
     kinds = np.unique(target, return_inverse=True)[1] if task.kind != "regression" else np.zeros(len(target), int)
     counts = np.bincount(kinds)
-    share = 1 + (LINES - len(counts)) * counts // len(lines)  # of every class at least one, LINES at most
+    share = 1 + (most - len(counts)) * counts // len(lines)  # of every class at least one, as many as said at most
     rng = np.random.default_rng(0)
     kept = np.sort(np.concatenate([_spread(np.flatnonzero(kinds == k), share[k], rng) for k in range(len(counts))]))
     return lines[kept], target[kept], weight[kept]
@@ -104,8 +119,8 @@ def step_columns(
 ) -> np.ndarray:
     """The columns of some lines of a task per step, float64 ``[lines, columns]``.
 
-    Of each of the sequences ``steps``: the values at t and at t - 1, the mean over the steps up to t, NaN where there
-    is no value, then 1 where the sequence is absent at t. Of every other modality the :func:`columns` of its row, which
+    Of each of the sequences ``steps``: the values at t and, of all but embeddings, at t - 1 and the mean over the steps
+    up to t, NaN where there is no value, then 1 where the sequence is absent at t. Of every other modality the :func:`columns` of its row, which
     are the same at every step.
 
     Of lines of ``units``, a sequence among ``steps`` has the features that are of no unit, then those of the line's own
@@ -117,7 +132,7 @@ def step_columns(
     def of(modality: Modality) -> np.ndarray:
         if modality.name not in steps:
             return columns(batch, (modality,))[rows]
-        clock = _clock(batch, modality.name)
+        clock = _clock(batch, modality)
         chosen = _of_units(modality, units) if units else None
         if chosen is None:
             return clock[rows, places]
@@ -131,13 +146,26 @@ def _of_units(modality: Modality, units: tuple[str, ...]) -> np.ndarray | None:
     """Which columns of :func:`_clock`, and one beyond them, each unit has: int ``[U, columns]``; ``None``: all."""
     if not any(feature.unit for feature in modality.features):
         return None
-    shared, width = shared_columns(modality), modality.width
-    own = [[*shared, *line] for line in unit_columns(modality, units)]
-    nothing = 3 * width + 1
-    of_three = [
-        [place + part * width if place >= 0 else nothing for part in range(3) for place in line] for line in own
-    ]
-    return np.array([[*line, 3 * width] for line in of_three])
+    shared, width, lagged = shared_columns(modality), modality.width, _lagged(modality, modality.width)
+    rank = np.where(lagged, np.cumsum(lagged) - 1, -1)
+    last = width + 2 * int(lagged.sum())  # whether the sequence is absent
+    nothing = last + 1
+
+    def columns_of(line: list[int]) -> list[int]:
+        now = [place if place >= 0 else nothing for place in line]
+        kept = [place for place in line if place < 0 or lagged[place]]
+        earlier = [
+            [width + part * int(lagged.sum()) + int(rank[place]) if place >= 0 else nothing for place in kept]
+            for part in range(2)
+        ]
+        return [*now, *earlier[0], *earlier[1], last]
+
+    return np.array([columns_of([*shared, *line]) for line in unit_columns(modality, units)])
+
+
+def _lagged(modality: Modality, width: int) -> np.ndarray:
+    """Which features count with earlier steps, too, bool ``[F]``: one number of a vector says too little for that."""
+    return np.array([f.kind != "embedding" for f in modality.features] or [True] * width)
 
 
 def parts(batch: Batch, task: Task) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -161,20 +189,24 @@ def block_widths(
         own = chosen.get(modality.name)
         if own is not None:
             return own.shape[1]
-        return (3 if modality.name in steps else statistics[modality.kind]) * modality.width + 1
+        if modality.name in steps:
+            return modality.width + 2 * int(_lagged(modality, modality.width).sum()) + 1
+        return statistics[modality.kind] * modality.width + 1
 
     widths = [width(m) for m in modalities]
     return np.repeat(widths, widths)
 
 
-def _clock(batch: Batch, name: str) -> np.ndarray:
-    """One sequence step by step, ``[B,T,3F+1]``."""
-    valid = batch.valid[name].cpu().numpy()
-    real = batch.observed[name].cpu().numpy() & valid[..., None]
-    values = array(batch.inputs[name])
+def _clock(batch: Batch, modality: Modality) -> np.ndarray:
+    """One sequence step by step, ``[B,T,F+2L+1]``, L of its features with earlier steps."""
+    valid = batch.valid[modality.name].cpu().numpy()
+    real = batch.observed[modality.name].cpu().numpy() & valid[..., None]
+    values = array(batch.inputs[modality.name])
     now = np.where(real, values, np.nan)
-    before = np.full_like(now, np.nan)
-    before[:, 1:] = now[:, :-1]
+    lagged = _lagged(modality, values.shape[-1])
+    own, values, real = now[..., lagged], values[..., lagged], real[..., lagged]
+    before = np.full_like(own, np.nan)
+    before[:, 1:] = own[:, :-1]
     with np.errstate(invalid="ignore"):  # 0 / 0 is the answer: no value
         mean = np.where(real, values, 0.0).cumsum(1) / real.cumsum(1)
     return np.concatenate([now, before, mean, ~valid[..., None]], axis=2, dtype=float)

@@ -36,8 +36,8 @@ class TokenFusionConfig(AttentionConfig):
     order), and for sequences a ``gru`` or a ``cnn``, a temporal convolutional network. ``num_encoder_layers`` counts
     their layers, of which a transformer, GRU or CNN has one at least, and residual feed-forward layers for vectors and
     before attention pooling (0 = projection alone). ``quality`` lets the quality given with each modality scale its
-    share in the fusion. ``adversary``: how much of its gradient a part that tells the rows' groups, people say, passes on
-    turned round, so that what is fused comes to tell less of them (Ganin and Lempitsky, 2015); it grows from 0 over
+    share in the fusion. ``adversary``: how much of its gradient a part that tells the rows' groups, say people, passes
+    on turned round, so that what is fused comes to tell less of them (Ganin and Lempitsky, 2015); it grows from 0 over
     ``adversary_warmup`` epochs.
     """
 
