@@ -120,8 +120,8 @@ def step_columns(
     """The columns of some lines of a task per step, float64 ``[lines, columns]``.
 
     Of each of the sequences ``steps``: the values at t and, of all but embeddings, at t - 1 and the mean over the steps
-    up to t, NaN where there is no value, then 1 where the sequence is absent at t. Of every other modality the :func:`columns` of its row, which
-    are the same at every step.
+    up to t, NaN where there is no value, then 1 where the sequence is absent at t. Of every other modality the
+    :func:`columns` of its row, which are the same at every step.
 
     Of lines of ``units``, a sequence among ``steps`` has the features that are of no unit, then those of the line's own
     one, whose columns all units share; it must name its features where any is of a unit.

@@ -197,13 +197,15 @@ class TracksConfig(Config):
 
 class TargetConfig(Config):
     """One target per step: a column of numbers (``regression``), of 0 and 1 or, with ``at_least``, of numbers of which
-    those from there on are the positive class (``binary``), or of the words ``classes`` (``multiclass``).
+    those from there on are the positive class (``binary``), or of the words ``classes`` (``multiclass``). A target of
+    an ``auxiliary`` group is trained and scored, and decides nothing.
     """
 
     column: str | None = None  # default: the name of the task
     kind: Literal["binary", "multiclass", "regression"] = "binary"
     at_least: float | None = None
     classes: tuple[str, ...] = ()
+    auxiliary: str = ""
 
     @model_validator(mode="after")
     def _fits_kind(self) -> TargetConfig:

@@ -58,7 +58,8 @@ def read_targets(root: Path, config: TargetsConfig) -> Targets:
 def target_task(name: str, config: TargetConfig, steps: tuple[str, ...], causal: bool) -> Task:
     """The task, one answer per step of the sequences ``steps``."""
     binary = config.classes or ("no", "yes")
-    return Task(name, config.kind, binary if config.kind == "binary" else config.classes, steps, causal=causal)
+    classes = binary if config.kind == "binary" else config.classes
+    return Task(name, config.kind, classes, steps, config.auxiliary, causal=causal)
 
 
 def at_steps(told: Told | None, clock: np.ndarray, tasks: int, tolerance: float) -> np.ndarray:

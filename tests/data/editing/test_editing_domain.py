@@ -348,3 +348,11 @@ def test_settings_that_contradict_each_other_are_refused(changes, line):
     with pytest.raises(ConfigError) as error:
         settings(**changes)
     assert line in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_target_of_an_auxiliary_group_decides_nothing(film):
+    first = next(iter(TARGETS["tasks"]))
+    tasks = {**TARGETS["tasks"], first: {**TARGETS["tasks"][first], "auxiliary": "mood"}}
+    spec = load(seconds(film, targets={**TARGETS, "tasks": tasks})).spec
+    assert spec.task(first).auxiliary == "mood"
+    assert first not in [task.name for task in spec.main_tasks] and len(spec.main_tasks) == len(tasks) - 1
