@@ -2,6 +2,7 @@
 # make test   install, then run the tests
 # make env    install only (into .venv, with pip; make env UV=1 uses uv)
 # make check  everything that has to hold before a commit: format, lint, types, layers, tests
+# make test-properties  the numbered properties of streams of many rates, a hundred examples each (two minutes; not part of check)
 # make test-effects  what the parts of hcat and task_mil do to scores on synthetic data (some ten minutes; not part of check)
 # make bench  this product against a PyTorch loop, Lightning and skorch, on two models, against pandas on a raw file, on streams brought to one clock and on daily features, and against RDKit alone on fingerprints (about twenty minutes; leave the machine alone meanwhile)
 # make ui     MLflow's pages for what was run here
@@ -18,7 +19,7 @@ export OMP_NUM_THREADS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help env hpo train ui test test-slow test-effects bench lint format check clean
+.PHONY: help env hpo train ui test test-slow test-properties test-effects bench lint format check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -54,10 +55,13 @@ ui: $(READY)
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not effects" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not properties and not effects" $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
+
+test-properties: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "properties and not slow" $(ARGS)
 
 test-effects: $(READY)
 	$(BIN)/python -m pytest -m effects $(ARGS)

@@ -13,6 +13,13 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The numbered properties of streams draw a hundred examples each: they have a target of their own."""
+    for item in items:
+        if item.name.startswith("test_property_"):
+            item.add_marker(pytest.mark.properties)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """The folder of an empty tracking store, which takes seconds to make: one for all workers, to be copied."""

@@ -149,10 +149,11 @@ class Trees:
         rows = tabular.columns(batch, spec.modalities)
         self._models: dict[str, tuple[np.ndarray, Any]] = {}
         for task in spec.tasks:
-            lines, target, weight = tabular.sampled(batch, task)
+            widths = tabular.block_widths(spec.modalities, task.steps, task.units)
+            most = tabular.affordable(min(len(widths), tabular.SCREENED))
+            lines, target, weight = tabular.sampled(batch, task, most)
             here = rows[lines] if not task.per_step else _lines(task, batch, spec.modalities, lines)
-            spared = tabular.block_widths(spec.modalities, task.steps, task.units) <= _NARROW
-            kept = tabular.screen(here, tabular.one_hot(task, target), weight, spared)
+            kept = tabular.screen(here, tabular.one_hot(task, target), weight, widths <= _NARROW)
             kind = HistGradientBoostingRegressor if task.kind == "regression" else HistGradientBoostingClassifier
             # weighted bins take scikit-learn twenty times as long: equal weights are better left out
             weights = None if (weight == weight[0]).all() else weight

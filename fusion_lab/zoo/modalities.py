@@ -92,6 +92,7 @@ def unit_columns(modality: Modality, units: tuple[str, ...]) -> list[list[int]]:
     """Where the features of each unit lie, ``[U,Q]``: the same quantities of every unit in the same order, -1 where a
     unit has none of it; empty lists where no feature is of any of them.
 
+    >>> from fusion_lab.contracts import Feature
     >>> names = (("a", "x"), ("b", "x"), ("b", "y"), ("", ""))
     >>> features = tuple(Feature(f"{unit} {quantity}", unit=unit, quantity=quantity) for unit, quantity in names)
     >>> unit_columns(Modality("track", "sequence", features, 5), ("b", "a"))

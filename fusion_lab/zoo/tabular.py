@@ -17,9 +17,9 @@ from fusion_lab.zoo.modalities import shared_columns, unit_columns
 SCREENED = 512  # columns that the trees see: finding the bins of thousands would take longer than growing the trees
 
 LINES = 20_000  # steps that a model is fitted to or asked for at once: its columns have to fit into memory
-CELLS, FEWEST = 4_000_000, 2_000
-"""Cells that a linear model is fitted to, of a task per step: a dozen penalties, a hundred passes each. Of very many
-columns it sees fewer steps, but so many at least.
+CELLS, FEWEST = 2_000_000, 2_000
+"""Cells that a model is fitted to, of a task per step: a dozen penalties, a hundred passes each. Of very many columns
+it sees fewer steps, but so many at least.
 """
 
 
@@ -37,10 +37,10 @@ def labelled(batch: Batch, task: Task) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def affordable(columns: int) -> int:
-    """Lines that a linear model of so many columns is fitted to.
+    """Lines that a model of so many columns is fitted to.
 
     >>> affordable(100), affordable(500), affordable(10_000)
-    (20000, 8000, 2000)
+    (20000, 4000, 2000)
     """
     return min(LINES, max(FEWEST, CELLS // max(1, columns)))
 

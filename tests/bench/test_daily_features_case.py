@@ -12,6 +12,8 @@ from test_bench import bench
 from fusion_lab.data.relapse.features.names import MODALITIES
 from fusion_lab.data.relapse.patient import describe
 
+pytestmark = pytest.mark.slow
+
 DAYS, RATES = 2, (0.02, 1.0)
 """Of the heart so high that no frequency that is asked for is a multiple of it, where SciPy divides 0 by 0."""
 

@@ -71,7 +71,7 @@ def test_data_from_another_folder(worn, capsys):
 
 
 def test_a_domain_that_needs_none(worn, capsys):
-    says = ("data.domain: expected one whose files are prepared (activity), found 'synthetic'",)
+    says = ("data.domain: expected one whose files are prepared (activity, relapse), found 'synthetic'",)
     refused(worn, capsys, "prepare", "--experiment=tiny", "--output=ready", says=says)
     assert not (worn.folder / "ready").exists()
 
@@ -164,7 +164,10 @@ def test_the_same_command_continues_in_another_layout(tables, capsys, monkeypatc
     ("options", "says"),
     [
         (["--to=oncologie"], "to: expected a domain that data sets are written for, found 'oncologie' (did you mean"),
-        (["--to=table"], "to: expected a domain that data sets are written for, found 'table' (known: oncology)"),
+        (
+            ["--to=table"],
+            "to: expected a domain that data sets are written for, found 'table' (known: oncology, relapse)",
+        ),
         (["--to=oncology", "--encoder=vae"], "encoder: expected one of none, pca, found 'vae'"),
         (["--to=oncology", "--width=8"], "width: expected none without an encoder that is fitted, found 8"),
         (["--encoder=pca"], "encoder: expected --to=DOMAIN beside it, found 'pca' alone"),

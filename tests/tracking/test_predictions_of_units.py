@@ -44,6 +44,7 @@ def drawn(seed: int, time: int) -> Predictions:
     return Predictions(fold, split, row, target, known, score)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), time=st.integers(2, 4))
 def test_predictions_of_units_come_back_as_they_were_whatever_the_order_of_lines(seed, time):

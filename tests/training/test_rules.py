@@ -220,9 +220,9 @@ def test_checkpointing_is_refused():
 
 def test_the_objective_is_named_where_it_breaks_a_rule():
     class Reading(Objective):
-        def __call__(self, output: Output, batch: Batch, class_weights: dict[str, Tensor]) -> Tensor:
-            loss = super().__call__(output, batch, class_weights)
-            return loss if loss > 0 else -loss
+        def with_curves(self, output: Output, batch: Batch, class_weights: dict[str, Tensor]):
+            loss, curves = super().with_curves(output, batch, class_weights)
+            return (loss if loss > 0 else -loss), curves
 
     sentence = broken_rule(toy(lambda m, x: x), Reading(ObjectiveConfig(), SPEC), make_batch(), CLASS_WEIGHTS)
     assert sentence is not None

@@ -304,12 +304,35 @@ def test_a_row_is_the_mean_of_the_steps_that_are_there():
     spec = Spec(
         (stream("audio", 2, LENGTH),), (Task("length", "regression"), Task("t", "regression", steps=("audio",)))
     )
-    model, batch = made(spec), rows_of(spec)
+    model, batch = made(spec, direct=False), rows_of(spec)
     with watched(model.transformer) as steps:
         found = model(batch).heads["length"]
     for row in range(3):
         there = batch.valid["audio"][row]
         torch.testing.assert_close(found[row], model.heads[0](steps[0][1][row][there].mean(0), None))
+
+
+def test_a_direct_answer_is_a_linear_map_of_what_is_there():
+    spec = Spec((stream("audio", 2, LENGTH),), (Task("t", "regression", steps=("audio",)), Task("row", "regression")))
+    model, batch = made(spec), rows_of(spec)
+    plain = made(spec, direct=False)
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("direct")})
+    assert model.direct is not None
+    with_it, without = model(batch).heads, plain(batch).heads
+    x = torch.where(batch.valid["audio"].unsqueeze(-1), batch.inputs["audio"], 0)
+    added = x @ model.direct.weight.T
+    torch.testing.assert_close(with_it["t"] - without["t"], added[..., 0])
+    there = batch.valid["audio"].to(x)
+    mean = (added[..., 1] * there).sum(-1) / there.sum(-1).clamp(min=1)
+    torch.testing.assert_close(with_it["row"] - without["row"], mean)
+
+
+def test_a_direct_answer_is_nothing_at_first():
+    torch.manual_seed(0)
+    fresh = Multitrack(MultitrackConfig(), SPEC)
+    assert fresh.direct is None or not fresh.direct.weight.any()
+    spec = Spec((stream("audio", 2, LENGTH),), (Task("t", "regression", steps=("audio",)),))
+    assert not Multitrack(MultitrackConfig(), spec).direct.weight.any()
 
 
 CAUSAL = replace(SPEC.tasks[0], causal=True)

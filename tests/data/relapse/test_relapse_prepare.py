@@ -106,6 +106,7 @@ def test_metadata_tell_what_is_in_the_table(tree, output):
         assert [original.name for original in entry.originals] == [path.name for path in sequence.files]
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(tree, tmp_path):
     """Text and ``datetime.time``, patients in turn or side by side."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -266,6 +267,7 @@ def test_what_cannot_be_read_is_one_line_and_leaves_no_table(tree, output, file,
     assert not (output / "daily.parquet").exists() and not (output / "metadata.json").exists()
 
 
+@pytest.mark.slow
 def test_what_a_process_cannot_read_is_told_by_its_owner(tree, output):
     path = of(tree, "val_0", "P2").folder / "linacc.parquet"
     edit(path, lambda frame: frame.assign(time="25:00:00"))
