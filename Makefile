@@ -3,7 +3,7 @@
 # make env    install only (into .venv, with pip; make env UV=1 uses uv)
 # make check  everything that has to hold before a commit: format, lint, types, layers, tests
 # make test-properties  the numbered properties of streams of many rates, a hundred examples each (two minutes; not part of check)
-# make test-effects  what the parts of hcat and task_mil do to scores on synthetic data (some ten minutes; not part of check)
+# make test-effects  what the parts of models do to scores on synthetic data (a quarter of an hour; not part of check)
 # make bench  this product against a PyTorch loop, Lightning and skorch, on two models, against pandas on a raw file, on streams brought to one clock and on daily features, and against RDKit alone on fingerprints (about twenty minutes; leave the machine alone meanwhile)
 # make ui     MLflow's pages for what was run here
 
@@ -58,13 +58,13 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not properties and not effects" $(ARGS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not effects and not properties" $(ARGS)
 
 test-properties: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "properties and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m properties $(ARGS)
 
 test-effects: $(READY)
-	$(BIN)/python -m pytest -m effects $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m effects $(ARGS)
 
 bench: $(BENCH)
 	$(BIN)/python tests/bench $(ARGS)

@@ -14,10 +14,14 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The numbered properties of streams draw a hundred examples each: they have a target of their own."""
+    """The numbered properties of streams draw a hundred examples each, and what parts do to scores takes many
+    trainings: each has a target of its own.
+    """
     for item in items:
         if item.name.startswith("test_property_"):
             item.add_marker(pytest.mark.properties)
+        if item.path.stem.endswith("_effects") and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.effects)
 
 
 @pytest.fixture(scope="session")
