@@ -116,18 +116,27 @@ def validate(kind: type[C], tree: Mapping[str, Any], source: str) -> C:
     Raises:
         ConfigError: with ``source``, the dotted path, what was expected and what was found.
     """
+    text = as_json(tree, source)
     try:
-        text = json.dumps(tree, default=_refuse(source))
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_fault(kind, json.loads(text), error)}") from None
+
+
+def as_json(tree: Mapping[str, Any], source: str) -> str:
+    """A mapping as a JSON text.
+
+    Raises:
+        ConfigError: with ``source``; a value or a key that JSON has no word for, a mapping that contains itself.
+    """
+    try:
+        return json.dumps(tree, default=_refuse(source))
     except TypeError:
         raise ConfigError(f"{source}: expected keys that are texts or numbers, found others") from None
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{source}: expected settings that do not contain themselves, found a loop") from None
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_first_fault(kind, json.loads(text), error)}") from None
 
 
 def faulty_paths(kind: type[BaseModel], tree: Mapping[str, Any]) -> set[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from fusion_lab.config import Config, assign, faulty_paths, flatten, load_yaml, nearest, validate
+from fusion_lab.config import Config, as_json, assign, faulty_paths, flatten, load_yaml, nearest, validate
 from fusion_lab.contracts import ConfigError, Dataset, Folds, Spec, content_hash
 from fusion_lab.data import DOMAINS
 from fusion_lab.data.activity.settings import ActivityConfig
@@ -175,12 +175,18 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None, data:
 def experiment_tree(
     name: str, overrides: Mapping[str, Any] | None = None, data: str | None = None
 ) -> tuple[dict[str, Any], Path]:
-    """The settings that :func:`read_experiment` reads, before they are checked, and the file that they are from."""
+    """The settings that :func:`read_experiment` reads, before they are checked, and the file that they are from.
+
+    Raises:
+        ConfigError: no such file, or settings that no text can hold (:func:`~fusion_lab.config.as_json`).
+    """
     path = find("experiments", name)
     tree = {"name": path.stem, **load_yaml(path)}
     if data:
         _set_root(tree, data, path)
-    return override(tree, overrides or {}), path
+    given = override(tree, overrides or {})
+    as_json(given, str(path))
+    return given, path
 
 
 def list_valued(tree: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from fusion_lab.contracts import ConfigError
 from fusion_lab.data.scaling import ScalingConfig
 from fusion_lab.data.synthetic import SyntheticConfig
 from fusion_lab.experiment import SHORT_NAMES, Materials, find, override, read_experiment, resolve
+from fusion_lab.search.sweep import read_settings
 
 ROOT = Path(fusion_lab.__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -165,3 +166,19 @@ def test_another_preset_brings_its_sizes_over_settings_that_were_resolved():
     fresh, again = (resolve(override({"name": "oncology", **t}, asked), "test") for t in (tree, resolved))
     assert fresh.model == again.model
     assert (fresh.model.d_model, fresh.model.n_heads) == (512, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: &data\n  domain: synthetic\n  inner: *data\n", "that do not contain themselves, found a loop"),
+        ("data: {domain: synthetic}\nmodel: {d_model: [8, 16], !!binary aGk=: 1}\n", "keys that are texts or numbers"),
+    ],
+)
+def test_a_file_that_no_text_can_hold_is_refused_before_a_sweep_is_looked_for_in_it(tmp_path, text, expected):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        read_experiment(str(path))
+    with pytest.raises(ConfigError, match=expected):
+        read_settings(str(path), None, None, {})

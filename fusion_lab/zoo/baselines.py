@@ -5,8 +5,9 @@ best of these (``best_single``, chosen on validation rows) and the mean of their
 
 Of a task per step every step is a line of its own, and of a task with units every unit at every step, all of which
 share one model (:func:`fusion_lab.zoo.tabular.step_columns`); the linear models and the trees are fitted to at most
-:data:`fusion_lab.zoo.tabular.LINES` of them. Where a task asks for a later value of an input, ``persistence`` says that
-it stays (:mod:`fusion_lab.zoo.persistence`).
+:data:`fusion_lab.zoo.tabular.LINES` of them, fewer where columns are many (:func:`fusion_lab.zoo.tabular.affordable`).
+Where a task asks for a later value of an input, ``persistence`` says that it stays
+(:mod:`fusion_lab.zoo.persistence`).
 """
 
 from __future__ import annotations
