@@ -1,4 +1,4 @@
-# make hpo    install, then search the demo and show the results
+# make hpo    install, then search the default experiment, relapses from wearables on made-up patients, and show the results
 # make test   install, then run the tests
 # make env    install only (into .venv, with pip; make env UV=1 uses uv)
 # make check  everything that has to hold before a commit: format, lint, types, layers, tests

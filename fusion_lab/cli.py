@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
 REQUIRED = "(required)"
 """The default of an option that has to be given."""
 
-EXPERIMENT = Option(str, "a name in experiments/, or a path to a YAML file", "demo")
+EXPERIMENT = Option(str, "a name in experiments/, or a path to a YAML file", "relapse")
 SHARED = {
     "data": Option(str, "folder of the input files, in place of the experiment's data.root"),
     "seed": Option(whole, "seed of weights, batches and dropout, in place of the experiment's"),
@@ -94,7 +94,7 @@ VERBS: dict[str, Verb] = {
         "fusion_lab.jobs.hpo",
         "search an experiment's settings: an Optuna study over cross-validation folds, with pruning",
         {
-            "experiment": Option(str, "a name in experiments/, or a path (default: the space's own, else demo)"),
+            "experiment": Option(str, "a name in experiments/, or a path (default: the space's own, else relapse)"),
             "space": Option(str, "a name in hpo/, or a path (default: the experiment's name, else its model family's)"),
             "trials": Option(
                 positive_whole, "trials of the study in all, those of earlier runs of the command counted"

@@ -15,7 +15,10 @@ from fusion_lab.config import load_yaml
 MLPROJECT = load_yaml(PROJECT / "MLproject")
 ENTRY_POINTS = MLPROJECT["entry_points"]
 NOT_PARAMETERS = {"tracking-uri"}  # MLflow says where its store is
-SMALL = "data.rows=60; training.epochs=2; folds.k=3; model.d_model=8; baselines=false"
+SMALL = (
+    "data.twin={patients: 4, stable_days: 12, watched_days: 16}; training.epochs=2; folds.val_groups=1; "
+    "model.d_model=8; baselines=false"
+)
 
 
 def verb_of(entry: str) -> str:
@@ -105,12 +108,12 @@ def test_a_launched_search_and_the_training_of_its_best(launchable):
     assert all("curves.png" in stage.artifacts(run) for run in trials)
     assert "validation scores, mean over tasks and folds" in done.stdout
 
-    done = launch(launchable, "demo", experiment=str(study / "best.yaml"))
+    done = launch(launchable, "relapse", experiment=str(study / "best.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
     (trained,) = stage.of_kind("train")
     best = max(trials, key=lambda run: run.data.metrics["objective"])
     assert trained.data.metrics["val/auroc"] == best.data.metrics["val/auroc"]
-    assert trained.data.tags["mlflow.project.entryPoint"] == "demo" and stage.running() == []
+    assert trained.data.tags["mlflow.project.entryPoint"] == "relapse" and stage.running() == []
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from fusion_lab.evaluation.metrics import measure
 from fusion_lab.evaluation.thresholds import Thresholds
 
 METRICS_TOLD: dict[str, tuple[str, ...]] = {
-    "binary": ("accuracy", "f1", "auroc", "ap"),
+    "binary": ("auroc", "ap", "accuracy", "f1"),  # classes are seldom of one size: accuracy hides what is added
     "multiclass": ("accuracy", "f1", "auroc", "ap"),
     "regression": ("r2", "mae"),
 }

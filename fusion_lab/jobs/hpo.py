@@ -45,7 +45,7 @@ from fusion_lab.training import (
 from fusion_lab.training.plan import Goal
 
 STUDIES = Path("studies")
-DEFAULT = "demo"
+DEFAULT = "relapse"
 BASELINES_SHOWN = 5
 MOST_FAILURES = 3
 """Failures in a row that end the command: by then it is the set-up, not the configuration."""
