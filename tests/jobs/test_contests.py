@@ -113,6 +113,7 @@ def test_the_mean_and_the_lowest_main_task_are_compared(protocol):
     assert found.paired.difference == pytest.approx(ours_value - theirs)
 
 
+@pytest.mark.slow
 def test_locked_rows_are_compared_by_the_mean_and_the_lowest_main_task_too():
     materials, _ = two_tasks(0, 1.0, "stratified")
     rows = np.arange(len(materials.dataset)) < 25

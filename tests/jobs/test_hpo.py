@@ -373,6 +373,7 @@ def test_a_pruned_trial_is_shown_as_such(stage, capsys, monkeypatch):
     assert "pruned" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_shown_with_its_reason(stage, capsys, monkeypatch):
     def diverge():
         raise Diverged("fold 1: the training loss of epoch 2 is nan")

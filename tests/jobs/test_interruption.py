@@ -130,6 +130,7 @@ def same_bits(one, other) -> bool:
     return same_scores and same_weights and same_checkpoints and same_curves
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_configuration_is_not_taken_up(stage, monkeypatch, capsys, results):
     with monkeypatch.context() as patch:
         at_epoch(patch, "tiny", 2, send(signal.SIGINT))

@@ -13,7 +13,7 @@ from fusion_lab.tracking.predictions import read_predictions
 TASKS = {"common": {}, "rare": {"prevalence": 0.3}, "value": {"kind": "regression", "auxiliary": "help"}}
 
 
-@pytest.mark.parametrize("final", ["refit", "ensemble"])
+@pytest.mark.parametrize("final", ["refit", pytest.param("ensemble", marks=pytest.mark.slow)])
 def test_locked_rows_are_scored_by_the_final_model(stage, capsys, final):
     data = {**TINY["data"], "rows": 150, "tasks": TASKS}
     stage.experiment("tiny", {**TINY, "data": data, "final": final}, folds__holdout=0.4)
@@ -39,6 +39,7 @@ def test_locked_rows_are_scored_by_the_final_model(stage, capsys, final):
     assert "locked/r2" not in run.data.metrics
 
 
+@pytest.mark.slow
 def test_without_locked_rows_nothing_is_said_of_them(stage, capsys):
     assert main(["train", "--experiment=tiny"]) == 0
     assert "locked" not in capsys.readouterr().out

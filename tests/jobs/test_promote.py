@@ -306,6 +306,7 @@ def test_gates_come_from_the_experiment_file_as_it_is_now(registered, capsys):
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_registered_where_the_experiment_does_not_want_it(registered):
     here = registered(promotion__challenger=False)
     _, out = here.run("train")

@@ -18,6 +18,7 @@ def models(client: MlflowClient) -> list[str]:
     return sorted(model.name for model in client.search_logged_models(places))
 
 
+@pytest.mark.slow
 def test_the_best_trials_checkpoints_and_the_final_model_are_ranked_by_their_scores(stage):
     assert main(HPO) == 0
     assert models(stage.client) == ["tiny", *FOLDS]
@@ -37,6 +38,7 @@ def test_the_best_trials_checkpoints_and_the_final_model_are_ranked_by_their_sco
     assert version.run_id == parent.info.run_id
 
 
+@pytest.mark.slow
 def test_the_same_search_again_registers_nothing_twice(stage, capsys):
     assert main(HPO) == main(HPO) == 0
     assert "tiny version 1 is this very model" in capsys.readouterr().out
@@ -89,7 +91,7 @@ def test_what_was_interrupted_while_it_was_stored_is_completed(stage, monkeypatc
     assert models(stage.client) == ["tiny", *FOLDS]
 
 
-@pytest.mark.parametrize("final", ["ensemble", "refit"])
+@pytest.mark.parametrize("final", ["ensemble", pytest.param("refit", marks=pytest.mark.slow)])
 def test_training_registers_what_the_experiment_asks_for(stage: Stage, final, capsys):
     stage.experiment(final=final, name="cohort a")
     assert main(["train", "--experiment=tiny", "--seed=4"]) == 0

@@ -78,7 +78,9 @@ def test_the_headline_is_that_of_the_main_task_alone():
     assert "val AUROC" in table([scored], "val", materials.spec, goal)[0]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.0, marks=pytest.mark.slow), 0.4, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_mean_and_lowest_average_precision_are_the_headline(share):
     changes = {"training.monitor": "macro_plus_min", "training.min_weight": share}
     materials, result, goal = with_helpers(TWO, changes)
@@ -283,6 +285,7 @@ def test_a_study_over_tasks_of_several_kinds_runs_to_its_end(stage, capsys):
     assert all("objective" in run.data.metrics for run in stage.of_kind("baseline"))
 
 
+@pytest.mark.slow
 def test_a_watched_loss_is_not_drawn_beside_scores(stage, capsys, monkeypatch):
     seen = []
     monkeypatch.setattr("fusion_lab.jobs.study_report.history_png", lambda figures: seen.append(figures) or b"")
@@ -318,6 +321,7 @@ def test_as_many_trials_are_kept_as_asked_for(stage, keep, kept):
     assert len(with_weights) == (kept if keep.startswith("top-") else 0)
 
 
+@pytest.mark.slow
 def test_numbers_and_switches_may_open_settings_of_their_own(stage):
     options = {8: {"dropout": {"float": [0.0, 0.3]}}, 16: {}}
     stage.yaml("hpo/tiny.yaml", {**SPACE, "space": {"model": {"d_model": {"choice": options}}}})
@@ -371,6 +375,7 @@ def test_test_rows_of_a_trial_are_scored_for_the_chosen_one_only(stage, monkeypa
     assert {name for name, splits in seen if "test" in splits} == {f"trial {best}"}
 
 
+@pytest.mark.slow
 def test_a_best_configuration_stays_marked_when_it_is_trained_again(stage):
     assert main(["hpo", "--experiment=tiny", "--trials=1"]) == 0
     (study,) = stage.studies()

@@ -44,6 +44,7 @@ def test_both_panels_have_ink_and_survive_json(count):
     assert draw_here("confidence", json.loads(json.dumps(payload))) == picture
 
 
+@pytest.mark.slow
 def test_more_modalities_make_a_taller_figure_up_to_a_number():
     tall = [len(ink(confidence_png(confidence_dict(found(n), 90)))) for n in (2, MOST_MODALITIES, MOST_MODALITIES + 9)]
     assert tall[0] < tall[1] == tall[2]

@@ -30,6 +30,7 @@ def test_maps_are_drawn_as_in_this_process(process, sizes):
     assert process.draw("attention", attention_dict(summary)) == attention_png(summary)
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_here_when_the_pipe_was_closed_meanwhile():
     folds, process = make_folds(), DrawingProcess()
     process.draw("curves", curves_dict(folds))

@@ -2,6 +2,7 @@ import io
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fusion_lab.contracts import Predictions, Spec, Task
@@ -51,6 +52,7 @@ def test_the_numbers_survive_json_and_draw_the_same_figure():
     assert sum(task["before"]["bins"]["count"]) == sum(fold["before"]["rows"] for fold in task["folds"])
 
 
+@pytest.mark.slow
 def test_many_tasks_and_scores_that_are_no_numbers_are_drawn():
     many = payload_of(*(Task(f"event {i}", "binary", ("no", "yes")) for i in range(MOST_TASKS + 2)), rows=40)
     assert ink(calibration_png(many)).any()

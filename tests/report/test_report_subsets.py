@@ -40,7 +40,7 @@ def test_the_numbers_hold_every_subset_by_its_members():
     assert [line["rows_without_any"] for line in lines] == [len(line["modalities"]) for line in lines]
 
 
-@pytest.mark.parametrize("count", [1, 2, 13])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(13, marks=pytest.mark.slow)])
 def test_bars_dots_and_importance_have_ink_and_survive_json(count):
     payload = payload_of(count, {"event": "accuracy", "dose": "r2"}, most=40)
     picture = subsets_png(payload)

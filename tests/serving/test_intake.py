@@ -55,6 +55,7 @@ def test_lists_in_the_order_of_the_columns_are_the_same_row():
                 torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.sampled_from(["clinic", "gait", "cells"]), min_size=1), min_size=1, max_size=5))
 def test_any_subset_of_modalities_is_taken_and_a_row_does_not_change_its_neighbours(subsets):
     rows = [{name: ROW[name] for name in subset} for subset in subsets]

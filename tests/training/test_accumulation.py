@@ -35,7 +35,10 @@ def assert_same(one, other) -> None:
 
 
 @pytest.mark.parametrize(("mode", "stack_size"), WAYS)
-@pytest.mark.parametrize(("size", "batches"), [(4, 3), (7, 2), (5, 20)])
+@pytest.mark.parametrize(
+    ("size", "batches"),
+    [pytest.param(4, 3, marks=pytest.mark.slow), (7, 2), pytest.param(5, 20, marks=pytest.mark.slow)],
+)
 def test_accumulated_mini_batches_are_one_large_batch(mode, stack_size, size, batches):
     accumulated = cross_validate(plan(size, batches, mode, stack_size))
     large = cross_validate(plan(size * batches, 1, mode, stack_size))

@@ -140,6 +140,7 @@ def test_continuing_after_any_epoch_keeps_what_never_stopping_keeps(tmp_path, ta
         assert_same(cross_validate(plan, checkpoint=path), whole)
 
 
+@pytest.mark.slow
 def test_a_training_that_began_without_them_cannot_keep_them_all_and_the_other_way_round_can(tmp_path):
     few, every = (make_plan({**ALL, "training.checkpoints": which}) for which in ("restored", "all"))
     assert few.fingerprint == every.fingerprint

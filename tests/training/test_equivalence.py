@@ -65,7 +65,6 @@ WAYS = {
 }
 QUICK = {
     ("gated", "all at once"),
-    ("gated", "another order in parts"),
     ("gated", "interrupted in parts"),
 }
 

@@ -76,6 +76,7 @@ def test_both_ways_are_really_timed():
     assert "ms in the loop" in found.reason
 
 
+@pytest.mark.slow
 def test_timing_changes_nothing_that_training_sees():
     plan = make_plan(AUTO)
     settled = settle(plan)

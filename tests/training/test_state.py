@@ -40,7 +40,7 @@ def interrupted(plan, path, epoch: int) -> None:
     ("tasks", "mode", "size", "epochs"),
     [
         (TWO_TASKS, "stacked", None, (1, 2, 3, 4, 5)),
-        (TWO_TASKS, "stacked", 2, (2, 4)),
+        pytest.param(TWO_TASKS, "stacked", 2, (2, 4), marks=pytest.mark.slow),
         (TWO_TASKS, "loop", None, (2, 4)),
         (REGRESSION, "stacked", None, (2, 4)),
     ],

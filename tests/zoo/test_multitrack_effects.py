@@ -104,6 +104,7 @@ def trained_error(unit_head: str, known_apart: bool) -> float:
     return float(loss.detach() / target[there].var())
 
 
+@pytest.mark.slow
 def test_a_vector_for_each_unit_lets_units_follow_a_shared_stream_in_ways_of_their_own():
     """Which a linear head, whose units differ by constants, does not, nor one that cannot tell them apart."""
     assert trained_error("mlp", known_apart=True) < 0.2

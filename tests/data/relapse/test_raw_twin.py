@@ -48,6 +48,7 @@ def test_the_same_settings_write_the_same_files(tmp_path):
     assert files(one) != files(written(tmp_path / "third", patients=2, days=2, seed=1))
 
 
+@pytest.mark.slow
 def test_the_tree_is_as_irregular_as_real_ones(tmp_path):
     root = written(tmp_path / "raw", patients=9, days=4)
     sequences = find_sequences(root)
