@@ -115,7 +115,7 @@ class Experiment(Config):
     def _protocol_allows(self) -> Experiment:
         personal = isinstance(self.data, RelapseConfig) and self.data.normalise == "patient"
         if personal and self.folds.protocol != TRANSDUCTIVE:
-            where = f"expected none under folds.protocol {self.folds.protocol}"
+            where = f"expected none or past under folds.protocol {self.folds.protocol}"
             why = f"it looks at days of patients who are tested, which {TRANSDUCTIVE} alone allows"
             raise ValueError(f"data.normalise: {where}, found 'patient': {why}")
         return self

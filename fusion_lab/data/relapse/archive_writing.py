@@ -17,7 +17,7 @@ from fusion_lab.data.portions import targets_of
 from fusion_lab.data.readers import quoted
 from fusion_lab.data.relapse.archives import FEATURES, MASKS, OBSERVED, UNKNOWN_LABEL
 from fusion_lab.data.relapse.metadata import METADATA
-from fusion_lab.data.relapse.personal import MEASURED
+from fusion_lab.data.relapse.personal import MEASURED, PAST
 from fusion_lab.data.relapse.settings import SPLITS
 from fusion_lab.data.relapse.windows import split_of
 
@@ -148,11 +148,16 @@ def _metadata(dataset: Dataset, task: Task, folds: list[dict[str, Any]]) -> dict
         "n_folds": len(folds),
         "modality_dims": {m.name: m.width for m in modalities},
         "feature_names": {m.name: [f.name for f in m.features] for m in modalities},
-        "normalisation": "per patient" if any(note.startswith(MEASURED) for note in notes) else "none",
+        "normalisation": _normalisation(notes),
         "task": task.name,
         "classes": list(task.classes),
         "folds": folds,
     }
+
+
+def _normalisation(notes: tuple[str, ...]) -> str:
+    of = {MEASURED: "per patient", PAST: "by earlier days"}
+    return next((how for begins, how in of.items() for note in notes if note.startswith(begins)), "none")
 
 
 def _write(path: Path, arrays: Arrays) -> None:

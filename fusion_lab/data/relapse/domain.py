@@ -20,7 +20,7 @@ from fusion_lab.data.readers import Table, data_folder, existing_file, file_sha2
 from fusion_lab.data.records import records_of
 from fusion_lab.data.relapse.archives import archive_files, read_archives
 from fusion_lab.data.relapse.daily import noticed, read_daily
-from fusion_lab.data.relapse.personal import personal
+from fusion_lab.data.relapse.personal import against_past, personal
 from fusion_lab.data.relapse.prepare import prepare_tree
 from fusion_lab.data.relapse.raw import find_sequences
 from fusion_lab.data.relapse.settings import DAILY, RelapseConfig
@@ -163,8 +163,10 @@ def _preparation(path: Path) -> tuple[str, ...]:
 def _of_archives(config: RelapseConfig) -> _Read:
     assert config.root is not None
     windows, sources, notes = read_archives(config, data_folder(config.root))
-    if config.normalise == "patient":
-        raise DataError(f"{config.root}: expected data.normalise none of fold archives, found 'patient'")
+    if config.normalise != "none":
+        raise DataError(f"{config.root}: expected data.normalise none of fold archives, found {config.normalise!r}")
+    if config.weekday is not None:
+        raise DataError(f"{config.root}: expected no data.weekday of fold archives, found {config.weekday!r}")
     if config.rows == "labelled":
         known = np.any(list(windows.known.values()), axis=0)
         windows = windows.take(np.flatnonzero(known))
@@ -173,8 +175,8 @@ def _of_archives(config: RelapseConfig) -> _Read:
 
 def _of_days(config: RelapseConfig, days: Days, sources: tuple[Source, ...], notes: tuple[str, ...]) -> _Read:
     told = list(_told(days))
-    if config.normalise == "patient":
-        days, measured = personal(days)
+    if config.normalise != "none":
+        days, measured = (personal if config.normalise == "patient" else against_past)(days)
         told += measured
     ends = np.flatnonzero(days.labelled) if config.rows == "labelled" else np.arange(len(days))
     windows = cut(days, ends, config.window, config.context)

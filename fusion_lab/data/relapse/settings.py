@@ -17,6 +17,8 @@ SEQUENCE_COLUMN, DAY_COLUMN, DATE_COLUMN, SPLIT_COLUMN, LABEL_COLUMN = "sequence
 BETWEEN = "__"
 """Between a modality and a feature in the name of a column."""
 DAILY = "daily.parquet"
+WEEKDAY, WEEKDAYS = "weekday", ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+"""Name and features of the modality of the calendar."""
 RELAPSE = "relapse"
 SPLITS = ("train", "val", "test")
 
@@ -96,7 +98,10 @@ class RelapseConfig(Config):
     zeros_missing  columns in which 0 means that nothing was computed
     context        days without a label are still in the windows of others
     rows           ``labelled``: days with a known label; ``all``: every day
-    normalise      ``patient``: see :mod:`.personal`, of protocol loso-transductive alone
+    weekday        a column of weekdays, 0 Monday to 6 Sunday, or that of the dates: a modality ``weekday`` of seven
+                   features, 0 or 1
+    normalise      values as deviations from a person's own days, see :mod:`.personal`: ``past``, from earlier days;
+                   ``patient``, from all unlabelled ones, of protocol loso-transductive alone
     ============== ================================================================================================
     """
 
@@ -117,7 +122,8 @@ class RelapseConfig(Config):
     window: int = Field(7, ge=1, le=366)
     context: bool = True
     rows: Literal["labelled", "all"] = "labelled"
-    normalise: Literal["none", "patient"] = "none"
+    weekday: str | None = None
+    normalise: Literal["none", "past", "patient"] = "none"
     leakage_auroc: float = Field(0.98, gt=0.5, le=1)
     twin: TwinConfig = TwinConfig()
 
@@ -136,7 +142,7 @@ class RelapseConfig(Config):
             raise ValueError(f"use: expected each name once, found {', '.join(self.use)}")
         if all(task.auxiliary for task in self.labels.values()):
             raise ValueError("tasks: expected one that is not auxiliary, found none")
-        if self.normalise == "patient" and self.source == "archives":
+        if self.normalise != "none" and self.source == "archives":
             raise ValueError("normalise: expected none where source is archives, whose values are as they were written")
         return self
 

@@ -24,6 +24,8 @@ from fusion_lab.data.relapse.settings import (
     SPLIT_COLUMN,
     SPLITS,
     SUBJECT_COLUMNS,
+    WEEKDAY,
+    WEEKDAYS,
     DayLabel,
     Name,
     RelapseConfig,
@@ -67,12 +69,19 @@ def read_days(config: RelapseConfig, table: Table, labelled: bool = True) -> tup
         numbers, seen = read_numbers(table, own, ())
         seen &= ~(np.isin(own, list(zeros)) & (numbers == 0))
         values[name], observed[name] = np.where(seen, numbers, np.float32(0.0))[order], seen[order]
+    features = {name: tuple(c.removeprefix(f"{name}{BETWEEN}") for c in own) for name, own in columns.items()}
+    if config.weekday is not None:
+        if WEEKDAY in features:
+            raise DataError(f"{table.path}: expected no modality {WEEKDAY!r} beside data.weekday, found one")
+        features[WEEKDAY] = WEEKDAYS
+        values[WEEKDAY] = np.eye(len(WEEKDAYS), dtype=np.float32)[_weekdays(table, config)[order]]
+        observed[WEEKDAY] = np.ones_like(values[WEEKDAY], dtype=bool)
     days = Days(
         patient=whose.patient[order],
         sequence=whose.sequence[order],
         split=whose.split[order],
         day=whose.day[order],
-        features={name: tuple(c.removeprefix(f"{name}{BETWEEN}") for c in own) for name, own in columns.items()},
+        features=features,
         values=values,
         observed=observed,
         tasks=tuple(encoded.task for encoded in tasks),
@@ -127,15 +136,28 @@ def _splits(table: Table, column: str) -> np.ndarray:
     return words
 
 
-def _whole_numbers(table: Table, column: str) -> np.ndarray:
-    cells = table.column(column, "the day of each row")
+def _whole_numbers(table: Table, column: str, role: str = "the day") -> np.ndarray:
+    cells = table.column(column, f"{role} of each row")
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     odd = np.flatnonzero(~(np.abs(numbers) <= FURTHEST) | (numbers != np.round(numbers)))
     if len(odd):
         row = int(odd[0])
         found = clipped(cells.iloc[row])
-        raise DataError(f"{table.place(row, column)}: expected a whole number, the day, found {found}")
+        raise DataError(f"{table.place(row, column)}: expected a whole number, {role}, found {found}")
     return numbers.astype(np.int64)
+
+
+def _weekdays(table: Table, config: RelapseConfig) -> np.ndarray:
+    """0 Monday to 6 Sunday, int64 [rows]."""
+    column = config.weekday or ""
+    if column == (config.date or DATE_COLUMN):
+        return (_dates(table, column) - 1) % len(WEEKDAYS)  # the proleptic calendar begins with a Monday
+    days = _whole_numbers(table, column, "the weekday")
+    odd = np.flatnonzero((days < 0) | (days >= len(WEEKDAYS)))
+    if len(odd):
+        row = int(odd[0])
+        raise DataError(f"{table.place(row, column)}: expected 0 (Monday) to 6 (Sunday), found {days[row]}")
+    return days
 
 
 def _dates(table: Table, column: str) -> np.ndarray:

@@ -239,7 +239,9 @@ def test_arrays_of_objects_are_never_unpickled(archives):
 
 
 def test_values_as_they_were_written_are_not_normalised_again(archives):
-    assert "expected data.normalise none of fold archives" in refusal(archives, window=4, normalise="patient")
+    for normalise in ("past", "patient"):
+        assert "expected data.normalise none of fold archives" in refusal(archives, window=4, normalise=normalise)
+    assert "expected no data.weekday of fold archives" in refusal(archives, window=4, weekday="day")
 
 
 def test_only_windows_of_named_sequences_are_written(original, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from relapse_material import config, days
 
 from fusion_lab.data.readers import Table
-from fusion_lab.data.relapse.personal import BOUND, LEAST_DEVIATION, personal
+from fusion_lab.data.relapse.personal import BOUND, LEAST_BEFORE, LEAST_DEVIATION, against_past, personal
 from fusion_lab.data.relapse.table import read_days
 
 
@@ -64,3 +64,43 @@ def test_a_person_without_such_days_is_told_and_has_no_values(own):
     assert any("no such days of 'P4'" in note for note in notes)
     assert not any(seen[own.patient == "P4"].any() for seen in made.observed.values())
     assert all(seen[own.patient != "P4"].any() for seen in made.observed.values())
+
+
+def test_days_are_measured_by_the_days_before_them(own):
+    made, _ = against_past(own)
+    for name in own.values:
+        for place in range(len(own)):
+            same = own.code == own.code[place]
+            before = np.flatnonzero(same & (own.day < own.day[place]))
+            for column in range(own.values[name].shape[1]):
+                usual = own.values[name][before, column][own.observed[name][before, column]].astype(float)
+                seen = own.observed[name][place, column] and len(usual) >= LEAST_BEFORE
+                assert made.observed[name][place, column] == seen
+                if seen:
+                    deviation = usual.std() if usual.std() >= LEAST_DEVIATION else 1.0
+                    wanted = (own.values[name][place, column] - usual.mean()) / deviation
+                    assert made.values[name][place, column] == pytest.approx(np.clip(wanted, -BOUND, BOUND), abs=1e-4)
+
+
+def test_a_later_day_and_another_person_change_nothing_of_a_day(own):
+    last = own.day == np.array([own.day[own.code == code].max() for code in own.code])
+    odd = {
+        name: np.where((last | (own.patient == "P1"))[:, None], 1e6, of).astype(of.dtype)
+        for name, of in own.values.items()
+    }
+    honest, spoilt = against_past(own)[0], against_past(replace(own, values=odd))[0]
+    rest = ~last & (own.patient != "P1")
+    for name in own.values:
+        assert np.array_equal(honest.values[name][rest], spoilt.values[name][rest])
+
+
+def test_the_calendar_is_nobodys_own(tmp_path):
+    frame = days(patients=3, length=9).assign(weekday=lambda f: f["day"] % 7)
+    settings = config(tmp_path, weekday="weekday")
+    calendar = read_days(settings, Table("days", "days", tmp_path, frame, "row"))[0]
+    for measured in (personal, against_past):
+        made, _ = measured(calendar)
+        assert made.features["weekday"][0] == "monday"
+        assert (
+            np.array_equal(made.values["weekday"].argmax(axis=1), calendar.day % 7) and made.observed["weekday"].all()
+        )

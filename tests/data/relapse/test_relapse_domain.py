@@ -10,7 +10,7 @@ from fusion_lab.contracts import ConfigError, DataError
 from fusion_lab.data.raw import encode
 from fusion_lab.data.relapse import load, prepare, records
 from fusion_lab.data.relapse.domain import source_of
-from fusion_lab.data.relapse.personal import MEASURED
+from fusion_lab.data.relapse.personal import MEASURED, PAST
 from fusion_lab.data.splits import FoldsConfig, make_folds
 from fusion_lab.experiment import Experiment
 
@@ -155,9 +155,18 @@ def test_the_transductive_protocol_needs_test_days_and_a_split(tmp_path):
 
 def test_values_by_person_are_for_the_transductive_protocol_alone(tmp_path):
     tree = {"name": "x", "data": {"domain": "relapse", "normalise": "patient"}, "folds": {"protocol": "loso"}}
-    with pytest.raises(ConfigError, match="data.normalise: expected none under folds.protocol loso, found 'patient'"):
+    with pytest.raises(
+        ConfigError, match="data.normalise: expected none or past under folds.protocol loso, found 'patient'"
+    ):
         validate(Experiment, tree, "test")
     assert validate(Experiment, {**tree, "folds": {"protocol": "loso-transductive"}}, "test")
     write_days(tmp_path)
     assert MEASURED in notes(tmp_path, normalise="patient")
     assert MEASURED not in notes(tmp_path)
+
+
+def test_values_against_earlier_days_are_for_every_protocol(tmp_path):
+    tree = {"name": "x", "data": {"domain": "relapse", "normalise": "past"}, "folds": {"protocol": "loso"}}
+    assert validate(Experiment, tree, "test")
+    write_days(tmp_path)
+    assert PAST in notes(tmp_path, normalise="past")

@@ -103,7 +103,10 @@ def test_dates_count_from_each_persons_first(dates, form):
     cells = [FORMS[form](one) for one in dates]
     whole = pd.DataFrame({"subject": "a", "date": cells, "x__1": 1.0, "label": np.arange(len(dates)) % 2})
     frame = pd.concat([whole, whole.assign(subject="b").iloc[1:]], ignore_index=True)
-    found = read_days(config(), Table("days", "days", Path(), frame, "row"))[0]
+    found = read_days(config(weekday="date"), Table("days", "days", Path(), frame, "row"))[0]
+    assert found.values["weekday"].argmax(axis=1).tolist() == [
+        one.weekday() for own in (dates, dates[1:]) for one in sorted(own)
+    ]
     for subject, own in (("a", dates), ("b", dates[1:])):
         assert found.day[found.patient == subject].tolist() == sorted((one - min(own)).days for one in own)
 
@@ -175,6 +178,21 @@ def broken(**columns):
             lambda f: f,
             {"modalities": {"x": ["accel__9"]}},
             "daily.csv: expected a column 'accel__9' (modality 'x'), found none",
+        ),
+        (
+            lambda f: f.assign(of_week=[7, *[0] * (len(f) - 1)]),
+            {"weekday": "of_week"},
+            "daily.csv: line 2, column 'of_week': expected 0 (Monday) to 6 (Sunday), found 7",
+        ),
+        (
+            lambda f: f.assign(of_week="Tue"),
+            {"weekday": "of_week"},
+            "daily.csv: line 2, column 'of_week': expected a whole number, the weekday, found Tue",
+        ),
+        (
+            lambda f: f.assign(of_week=0, weekday__0=1.0),
+            {"weekday": "of_week"},
+            "daily.csv: expected no modality 'weekday' beside data.weekday, found one",
         ),
         (
             lambda f: f,
