@@ -48,10 +48,10 @@ class MultitrackConfig(AttentionConfig):
     names what is read, all of them by default; the others then have no effect. ``causal``: no step reads a later one;
     ``auto`` where a task is causal. ``norm`` and ``dim_feedforward`` are those of the ``num_encoder_layers`` layers.
     An ``embedding`` of a modality is a ``linear`` map of its features, or with a layer norm and GELU behind it
-    (``projection``). A ``unit_head`` has a GELU before its last layer (``mlp``), without which units differ by
-    constants alone (``linear``). ``unit_inputs``: each unit also goes by its own features at the step. ``direct``: to
-    the answers without units a linear map of all features at the step is added, 0 at first, so that a model of few rows
-    is a linear one to begin with.
+    (``projection``). A ``unit_head`` has a GELU before its last layer and linear maps of the units' own beside it
+    (``mlp``), without which units differ by constants alone (``linear``). ``unit_inputs``: each unit also goes by its
+    own features at the step. ``direct``: to the answers without units a linear map of all features at the step is
+    added, 0 at first, so that a model of few rows is a linear one to begin with.
     """
 
     family: Literal["multitrack"] = "multitrack"

@@ -261,6 +261,7 @@ def test_a_units_own_features_reach_its_answers_alone():
     assert columns == unit_columns(SPEC.modality("track"), SPEC.tasks[0].units)
     with torch.no_grad():  # nothing but what goes to the answers directly
         model.unit_heads[0].out[2].weight.zero_()
+        model.unit_heads[0].each[2].zero_()
     before = model(batch).heads[name]
     inputs = batch.inputs["track"].clone()
     inputs[..., columns[1]] += 1.0
@@ -277,6 +278,8 @@ def test_the_order_of_units_in_a_task_is_that_of_its_answers():
     assert one is not other
     with torch.no_grad():
         other.unit_heads[0].unit.copy_(one.unit_heads[0].unit.flip(0))
+        for of_one, of_other in zip(one.unit_heads[0].each, other.unit_heads[0].each, strict=True):
+            of_other.copy_(of_one.flip(1))
     for task, head in one(batch).heads.items():
         torch.testing.assert_close(other(batch).heads[task].flip(2), head)
 

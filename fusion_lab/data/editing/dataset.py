@@ -17,6 +17,7 @@ from fusion_lab.data.alignment import Coverage
 from fusion_lab.data.editing.windows import Windows
 from fusion_lab.data.raw import RawModality, Records
 from fusion_lab.data.readers import Table
+from fusion_lab.data.records import raw_columns
 
 
 class Answer(NamedTuple):
@@ -187,7 +188,7 @@ def _raw(dataset: WindowDataset, modality: Modality, index: np.ndarray) -> RawMo
         directed = part.directed.numpy()[step]
         cells[directed, width:] = part.vectors.numpy()[step[directed]]
     labels = pd.MultiIndex.from_arrays([dataset.ids[row], position + 1])
-    frame = pd.DataFrame(cells, labels, list(modality.columns))
+    frame = pd.DataFrame(raw_columns(modality, cells), labels)
     table = Table(modality.name, f"modality {modality.name!r}", Path(), frame, "row")
     span = np.full(len(dataset), dataset.length)
     return RawModality(table, row, position, span, np.ones(len(dataset), np.float32))

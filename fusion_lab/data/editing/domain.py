@@ -21,10 +21,11 @@ from fusion_lab.data.editing.noticing import (
     unused_notes,
     varies,
 )
-from fusion_lab.data.editing.packing import Clocks, Packed, clocks_of, pack, track_modality, with_gaps
+from fusion_lab.data.editing.packing import Clocks, Packed, clocks_of, pack, with_gaps
 from fusion_lab.data.editing.recordings import Folder, Recordings
 from fusion_lab.data.editing.settings import ACTIVE, ASSET, TASK_OF, TRACK, EditingConfig, TracksConfig
 from fusion_lab.data.editing.targets import at_steps, target_task
+from fusion_lab.data.editing.track_features import track_modality, track_steps
 from fusion_lab.data.editing.tracks import is_asset
 from fusion_lab.data.editing.twin import Twin
 from fusion_lab.data.editing.windows import Windows, ahead_of, runs_of, windows_of
@@ -108,6 +109,7 @@ def recordings_of(config: EditingConfig, labelled: bool = True) -> Recordings:
 class _Track(NamedTuple):
     modality: Modality
     steps: Steps
+    cells: Steps  # as the files have them
     notes: tuple[str, ...]
 
 
@@ -163,14 +165,15 @@ def dataset_of(config: EditingConfig, recordings: Recordings) -> WindowDataset:
 def _track(config: EditingConfig, recordings: Recordings, clocks: Clocks) -> _Track | None:
     if config.tracks is None or recordings.tracks is None:
         return None
-    steps = Steps.blank(len(clocks.time), config.tracks.width, 0, half=False)
-    cells = steps.values[:-1].numpy()
+    read = Steps.blank(len(clocks.time), config.tracks.width, 0, half=False)
+    cells = read.values[:-1].numpy()
     filled = recordings.tracks.fill(cells)
     missing = np.isnan(cells)
-    steps.observed[:-1] = torch.from_numpy(~missing)
+    read.observed[:-1] = torch.from_numpy(~missing)
     np.copyto(cells, 0.0, where=missing)
     notes = tuple(track_notes(config.tracks, filled, recordings.tracks.repeated))
-    return _Track(with_gaps(track_modality(config.tracks, config.length), steps), steps, notes)
+    steps = track_steps(config.tracks, read)
+    return _Track(with_gaps(track_modality(config.tracks, config.length), steps), steps, read, notes)
 
 
 def _tasks(config: EditingConfig, steps: tuple[str, ...], recordings: Recordings) -> Iterator[Task]:
@@ -191,7 +194,7 @@ def _tasks(config: EditingConfig, steps: tuple[str, ...], recordings: Recordings
 
 def _asset_task(tracks: TracksConfig, steps: tuple[str, ...], causal: bool) -> Task:
     """Of two assets a binary task."""
-    classes = tuple(f"asset {i}" for i in range(tracks.asset_classes))
+    classes = tracks.asset_names
     kind = "binary" if len(classes) == 2 else "multiclass"
     return Task(TASK_OF[ASSET], kind, classes, steps, units=tracks.units, causal=causal)
 
@@ -200,7 +203,7 @@ def _answers(
     config: EditingConfig, recordings: Recordings, clocks: Clocks, track: _Track | None
 ) -> Iterator[tuple[str, Answer]]:
     if config.tracks is not None and track is not None:
-        yield from _track_answers(config.tracks, track.steps)
+        yield from _track_answers(config.tracks, track.cells)
     if config.targets is not None and recordings.targets is not None:
         told = recordings.targets.by_video
         names = list(config.targets.tasks)

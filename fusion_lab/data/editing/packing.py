@@ -21,7 +21,7 @@ from fusion_lab.data.alignment import (
 )
 from fusion_lab.data.editing.dataset import Steps, Surveyed
 from fusion_lab.data.editing.recordings import Recordings, StreamSource
-from fusion_lab.data.editing.settings import ACTIVE, TARGETS, TASK_OF, TRACK, EditingConfig, StreamConfig, TracksConfig
+from fusion_lab.data.editing.settings import TARGETS, EditingConfig, StreamConfig
 
 PLACE = "step"
 SHORTEST = 1e-12
@@ -199,16 +199,6 @@ def modality_of(config: EditingConfig, name: str, columns: tuple[Column, ...]) -
         for column in made
     )
     return Modality(name, "sequence", tuple(features), config.length, PLACE), _plain(made)
-
-
-def track_modality(tracks: TracksConfig, length: int) -> Modality:
-    """The tracks' columns, track after track; a quantity is called as its task is."""
-    features = (
-        Feature(f"{unit} {c}", "binary" if c == ACTIVE else "numeric", unit=unit, quantity=TASK_OF.get(c, c))
-        for unit in tracks.units
-        for c in tracks.columns
-    )
-    return Modality(TRACK, "sequence", tuple(features), length, PLACE)
 
 
 def with_gaps(modality: Modality, steps: Steps) -> Modality:

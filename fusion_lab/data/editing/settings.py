@@ -165,6 +165,7 @@ class TracksConfig(Config):
     are any, ``source_video_names`` [N] and ``start`` [N], s.
 
     Of a file whose name begins with train, val or test the windows are that part of the split that came with the data.
+    An asset's id is given to models as a ``number``, or as the ``category`` that it is, a feature per class.
     With ``ignore_inactive`` the answers of a track that is not active are unknown, but for whether it is and for its
     asset.
     """
@@ -173,6 +174,7 @@ class TracksConfig(Config):
     count: int = Field(20, ge=1)
     columns: tuple[TrackColumn, ...] = Field(TRACK_COLUMNS, min_length=1)
     asset_classes: int = Field(10, ge=2)
+    assets: Literal["number", "category"] = "number"
     ignore_inactive: bool = True
 
     @model_validator(mode="after")
@@ -188,6 +190,11 @@ class TracksConfig(Config):
     def width(self) -> int:
         """Columns of all tracks together."""
         return self.count * len(self.columns)
+
+    @property
+    def asset_names(self) -> tuple[str, ...]:
+        """Names of the classes of assets, in the order of their ids."""
+        return tuple(f"asset {i}" for i in range(self.asset_classes))
 
     @property
     def units(self) -> tuple[str, ...]:

@@ -356,3 +356,44 @@ def test_a_target_of_an_auxiliary_group_decides_nothing(film):
     spec = load(seconds(film, targets={**TARGETS, "tasks": tasks})).spec
     assert spec.task(first).auxiliary == "mood"
     assert first not in [task.name for task in spec.main_tasks] and len(spec.main_tasks) == len(tasks) - 1
+
+
+CATEGORY = {**TRACKS, "assets": "category"}
+
+
+def test_an_asset_as_a_category_is_the_same_asset_with_a_feature_per_class():
+    """Of idle tracks, too; nothing else of the tracks and nothing of the answers changes."""
+    plain, apart = load(settings(horizon=1)), load(settings(horizon=1, tracks=CATEGORY))
+    number, category = everything(plain), everything(apart)
+    names = [f.name for f in apart.spec.modality("track").features]
+    for i, unit in enumerate(plain.spec.task("asset").units):
+        words = [names.index(f"{unit} asset_id={word}") for word in ("asset 0", "asset 1", "asset 2", "unknown")]
+        code = number.inputs["track"][..., 9 * i + 1]
+        told = torch.nn.functional.one_hot(code.long(), 4) * number.valid["track"].unsqueeze(-1)
+        assert torch.equal(category.inputs["track"][..., words], told.float())
+    rest = [names.index(f.name) for f in plain.spec.modality("track").features if "asset" not in f.name]
+    own = [i for i, f in enumerate(plain.spec.modality("track").features) if "asset" not in f.name]
+    assert torch.equal(category.inputs["track"][..., rest], number.inputs["track"][..., own])
+    assert torch.equal(category.valid["track"], number.valid["track"])
+    for name, target in number.targets.items():
+        assert torch.equal(category.targets[name], target) and torch.equal(category.known[name], number.known[name])
+
+
+def test_an_asset_that_is_missing_or_none_of_the_classes_is_the_unknown_one(tmp_path):
+    sequences = np.zeros((1, 5, 27), np.float32)
+    sequences[0, :, 1] = [0, 1, 7, 2, 0]  # of an idle track
+    sequences[0, :, 10] = [1, np.nan, 1, 1, 1]
+    write_archive(tmp_path, **archive(["a"], sequences, np.ones((1, 5), bool)))
+    track = everything(load(files(tmp_path, streams={}, tracks=CATEGORY))).inputs["track"][0].reshape(5, 3, 12)
+    assert track[:, 0, 1:5].argmax(-1).tolist() == [0, 1, 3, 2, 0]
+    assert track[:, 1, 1:5].argmax(-1).tolist() == [1, 3, 1, 1, 1]
+
+
+def test_raw_rows_with_assets_as_categories_become_the_same_inputs():
+    config = settings(tracks=CATEGORY)
+    dataset, found = load(config), records(config)
+    batch = everything(dataset)
+    encoded = encode(dataset.spec.modality("track"), found.modalities["track"])
+    assert np.array_equal(encoded.inputs, batch.inputs["track"].numpy())
+    assert np.array_equal(encoded.valid, batch.valid["track"].numpy())
+    assert np.array_equal(encoded.observed, batch.observed["track"].numpy())
