@@ -71,13 +71,14 @@ def run(runs: str, output: str = "comparison.html", tracking_uri: str | None = N
             progress.now(f"reads the predictions of run {number}/{len(found)}")
             entry = _entry(store, each, _names(found)[each.info.run_id])
             compared += [Compared(each, entry, *(_json(store, each, path) for path in TOLD))] if entry else []
-    if len(compared) < 2:
-        raise UserError(f"runs: expected at least two runs with predictions, found {len(compared)} in {runs!r}")
-    of_first = [c for c in compared if c.run.info.run_id in first]
-    tagged = (c for c in of_first if c.run.data.tags.get(REFERENCE_TAG) == "true" and len(of_first) > 1)
-    reference = next(tagged, (of_first or compared)[0])
-    _refuse_strangers(compared, reference)
-    report = _report(compared, reference)
+        if len(compared) < 2:
+            raise UserError(f"runs: expected at least two runs with predictions, found {len(compared)} in {runs!r}")
+        of_first = [c for c in compared if c.run.info.run_id in first]
+        tagged = (c for c in of_first if c.run.data.tags.get(REFERENCE_TAG) == "true" and len(of_first) > 1)
+        reference = next(tagged, (of_first or compared)[0])
+        _refuse_strangers(compared, reference)
+        progress.now(f"compares {len(compared)} runs, {len(reference.entry.ids):,} rows")
+        report = _report(compared, reference)
     files = save_report(report, page)
     progress.line("\n".join([*table_lines(report), "", *note_lines(report)]))
     progress.line(f"written: {', '.join(map(str, files))}")

@@ -170,7 +170,7 @@ def table(rows: Sequence[Scored], split: str, spec: Spec, goal: Goal | str) -> l
     more = [m for m in beside if any(row.line(split, m) is not None for row in rows)][:MORE_COLUMNS]
     name, names = headline_name(spec, goal), [metric_name(metric, spec.main_tasks) for metric in more]
     body = [[row.label(split), *_headline_cells(row.headlines[split]), *_cells(row, split, more)] for row in rows]
-    lines = _aligned([["", f"{split} {name}", "95 % interval", *names], *body])
+    lines = aligned([["", f"{split} {name}", "95 % interval", *names], *body])
     return [*lines, *_pooled_lines([row.headlines[split] for row in rows])]
 
 
@@ -189,7 +189,7 @@ def by_fold_lines(scored: Scored, split: str, materials: Materials) -> list[str]
     rows = part_of(folds, split).sum(1)
     body = [[folds.names[k], str(rows[k]), *(_number(values[k]) for values in columns.values())] for k in shown]
     mean = ["mean over folds", str(rows.sum()), *(_mean_and_deviation(values) for values in columns.values())]
-    lines = _aligned([["", f"{split} rows", *columns], *body, mean])
+    lines = aligned([["", f"{split} rows", *columns], *body, mean])
     left = len(folds) - len(body)
     return [*lines, f"and {left} folds with higher scores"] if left else lines
 
@@ -277,7 +277,7 @@ def _beside(spec: Spec, goal: Goal) -> list[str]:
     return sorted((name for name in NAMES if name not in told), key=lambda name: name not in foremost)
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """Cells in columns, a rule below the first line."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -9,6 +9,7 @@ from fusion_lab.config import parse_overrides
 from fusion_lab.contracts import UserError
 from fusion_lab.experiment import Experiment, Materials, read_experiment
 from fusion_lab.jobs.baselines import cross_validate_baselines, log_baselines, score_baselines
+from fusion_lab.jobs.by_task import guessing_lines, task_lines, task_scores
 from fusion_lab.jobs.crossval import SPLITS, cross_validate_in, log_configuration
 from fusion_lab.jobs.evaluation import evaluate
 from fusion_lab.jobs.final import Trained, enter, link_checkpoints
@@ -59,6 +60,8 @@ def run(
         for split in SPLITS:
             lines = table([scored, *baselines], split, materials.spec, chosen.training.goal)
             progress.line("\n".join(["", title(split, chosen), *lines]))
+        each = task_scores(scored, materials.spec, "test")
+        progress.line("\n".join(["", *task_lines(each, "test")]))
         if chosen.folds.protocol in ONE_GROUP:
             progress.line("\n".join(["", "one at a time:", *by_fold_lines(scored, "test", materials)]))
         trained = Trained.of(chosen, result)
@@ -114,7 +117,8 @@ def _describe(chosen: Experiment, materials: Materials, place: Session, rows: li
     protocol = protocol_sentence(materials.folds, chosen.folds.seed, chosen.training.restore)
     facts = data_facts(materials.dataset)
     what = chosen.description or f"Cross-validation of {chosen.name}, family {chosen.model.family}."
-    notes = [*materials.folds.notes, *_selection(chosen)]
+    guessed = guessing_lines(task_scores(rows[0], materials.spec, "test"))
+    notes = [*materials.folds.notes, *(f"On test rows {line}." for line in guessed), *_selection(chosen)]
     scores = Scores(rows[0].label("test"), rows[0].summary)
     place.run.describe(describe(what, facts, protocol, again, scores, beside, "test", notes))
 

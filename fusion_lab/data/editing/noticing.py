@@ -89,7 +89,7 @@ def labels_noticed(dataset: WindowDataset) -> Iterator[str]:
 
 
 def inputs_noticed(dataset: WindowDataset) -> Iterator[str]:
-    """Rows that have each modality, and features that never vary: as other data sets are told of."""
+    """Rows that have each modality, and features that never vary, categories aside: as other data sets are told of."""
     seen, _ = look(dataset)
     has = {name: int((of.there > 0).sum()) for name, of in seen.items()}
     yield f"rows that have each modality, of {len(dataset)}: " + ", ".join(f"{n} {count}" for n, count in has.items())
@@ -98,7 +98,8 @@ def inputs_noticed(dataset: WindowDataset) -> Iterator[str]:
         if not of.there.any():
             expected = "expected steps that have it, found none (videos that do not overlap their streams?)"
             raise DataError(f"data: modality {modality.name!r}: {expected}")
-        constant = [f.name for f, same in zip(modality.features, of.low >= of.high, strict=True) if same]
+        same = of.low >= of.high
+        constant = [f.name for f, never in zip(modality.features, same, strict=True) if never and f.kind != "category"]
         if constant:
             yield f"{modality.name}: never varies in the rows used: {listed(constant)}"
 
