@@ -131,7 +131,11 @@ VERBS: dict[str, Verb] = {
             "experiment": EXPERIMENT._replace(default="activity"),
             "data": SHARED["data"],
             "output": Option(str, "folder to write", REQUIRED),
-            "to": Option(str, "write the data set in the layout of this domain: oncology (one HDF5 file per modality)"),
+            "to": Option(
+                str,
+                "write the data set in the layout of this domain: oncology (one HDF5 file per modality) or relapse "
+                "(fold archives)",
+            ),
             "encoder": Option(str, "with --to: none writes modalities as they are, pca their principal components"),
             "width": Option(positive_whole, "with --encoder=pca: components of a modality at most (64 unless given)"),
             "set": SHARED["set"],

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fusion_lab.config import flatten
+from fusion_lab.evaluation.thresholds import fold_thresholds
 from fusion_lab.report.curves import metric_of, task_of
 from fusion_lab.tracking.trial import Outcome
 from fusion_lab.training.results import FoldResult
@@ -32,6 +33,8 @@ NAMES = {
     "num_encoder_layers": "model.num_encoder_layers",
     "num_fusion_layers": "model.num_fusion_layers",
     "num_bottleneck_tokens": "model.num_bottleneck_tokens",
+    "dann_lambda": "model.adversary",
+    "dann_warmup_epochs": "model.adversary_warmup",
     "dropout": "model.dropout",
     "lr": "optimiser.lr",
     "weight_decay": "optimiser.weight_decay",
@@ -52,19 +55,21 @@ NAMES = {
 """The settings by the names of the files, and where the experiment keeps them; those that it has not are left out."""
 
 NOTE = (
-    "thresholds of f1, precision, recall and accuracy are tuned on the fold's validation rows; elapsed_seconds are "
-    "those of all folds together, which train in one step; undefined scores are null"
+    "f1, precision, recall and accuracy go by the threshold, which is tuned on the fold's validation rows (0.5 where "
+    "they are of one class); of an epoch the watched score alone is kept; elapsed_seconds are those of all folds "
+    "together, which train in one step; undefined scores are null"
 )
 
 
 def fold_files(outcome: Outcome) -> Iterator[tuple[str, dict[str, Any]]]:
     """``(path in the run, content)`` of every fold: settings, scores of validation and test rows, curves, sizes.
 
-    ``val`` and ``test`` hold the metrics of the only main task, or ``{task: metrics}`` of several. ``epoch`` counts
-    from 1.
+    ``val``, ``test`` and ``threshold`` hold what is of the only main task, or ``{task: ...}`` of several. ``epoch``
+    counts from 1.
     """
     settings = flatten(outcome.config)
     known = {name: settings[path] for name, path in NAMES.items() if path in settings}
+    thresholds = fold_thresholds(outcome.result.predictions, outcome.spec).values
     for fold in outcome.result.folds:
         rows = outcome.scores[outcome.scores["fold"] == fold.fold]
         splits = {split: _of_tasks(rows[rows["split"] == split], outcome) for split in rows["split"].unique()}
@@ -77,6 +82,9 @@ def fold_files(outcome: Outcome) -> Iterator[tuple[str, dict[str, Any]]]:
             "best_epoch": fold.best_epoch,
             "epochs_run": fold.epochs,
             **splits,
+            "threshold": _only(
+                {t.name: thresholds[t.name][fold.fold] for t in outcome.spec.main_tasks if t.name in thresholds}
+            ),
             "history": [_row(row, len(outcome.spec.main_tasks) == 1) for row in fold.history],
             "split_sizes": _sizes(outcome, fold),
             "elapsed_seconds": outcome.result.seconds,
@@ -87,7 +95,11 @@ def fold_files(outcome: Outcome) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _of_tasks(rows: pd.DataFrame, outcome: Outcome) -> dict[str, Any]:
-    told = {task.name: _scores(rows[rows["task"] == task.name]) for task in outcome.spec.main_tasks}
+    return _only({task.name: _scores(rows[rows["task"] == task.name]) for task in outcome.spec.main_tasks})
+
+
+def _only(told: dict[str, Any]) -> Any:
+    """What is told of a single task, or all by their names."""
     return next(iter(told.values())) if len(told) == 1 else told
 
 

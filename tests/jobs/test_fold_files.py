@@ -84,6 +84,16 @@ def test_scores_are_those_of_the_table_and_undefined_ones_are_null():
     assert content["test"]["auroc"] is None
 
 
+def test_the_threshold_is_the_one_that_the_test_scores_go_by():
+    made = outcome(("death",))
+    for k, content in enumerate(files(made).values()):
+        part = made.result.predictions.of("test", k)
+        known = part.known["death"]
+        said = part.score["death"][known] >= content["threshold"]
+        assert content["test"]["accuracy"] == pytest.approx((said == part.target["death"][known]).mean())
+    assert set(next(iter(files(outcome(("death", "falls"))).values()))["threshold"]) == {"death", "falls"}
+
+
 def test_several_tasks_have_their_scores_and_curves_by_name():
     content = next(iter(files(outcome(("death", "falls"))).values()))
     assert set(content["test"]) == {"death", "falls"} and "auprc" in content["test"]["falls"]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fusion_lab.contracts import ConfigError, DataError, Dataset, Task
+from fusion_lab.data.checks import check_dataset
 from fusion_lab.data.output import PART, alone, writable, written
 from fusion_lab.data.portions import targets_of
 from fusion_lab.data.readers import quoted
@@ -143,6 +144,7 @@ def _counts(arrays: Arrays, rows: np.ndarray) -> dict[str, int]:
 
 def _metadata(dataset: Dataset, task: Task, folds: list[dict[str, Any]]) -> dict[str, Any]:
     modalities, notes = dataset.spec.modalities, dataset.provenance.notes
+    again = check_dataset(dataset)  # what is said of any data set that is read
     return {
         "window_size": modalities[0].length,
         "n_folds": len(folds),
@@ -151,6 +153,7 @@ def _metadata(dataset: Dataset, task: Task, folds: list[dict[str, Any]]) -> dict
         "normalisation": _normalisation(notes),
         "task": task.name,
         "classes": list(task.classes),
+        "notes": [note for note in notes if note not in again],
         "folds": folds,
     }
 

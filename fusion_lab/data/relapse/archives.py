@@ -19,11 +19,11 @@ import numpy as np
 from fusion_lab.contracts import DataError, Source, Task
 from fusion_lab.data.cells import listed
 from fusion_lab.data.npz import npz_arrays, npz_names
-from fusion_lab.data.readers import file_sha256
+from fusion_lab.data.readers import file_sha256, quoted
 from fusion_lab.data.relapse.features.names import MODALITIES
-from fusion_lab.data.relapse.metadata import METADATA, Metadata, read_metadata
+from fusion_lab.data.relapse.metadata import METADATA, Metadata, check_names, read_metadata
 from fusion_lab.data.relapse.pickles import RefusedError, plain, read_pickle
-from fusion_lab.data.relapse.settings import RELAPSE, SPLITS, RelapseConfig
+from fusion_lab.data.relapse.settings import FURTHEST, RELAPSE, SPLITS, RelapseConfig
 from fusion_lab.data.relapse.windows import Windows, joined, split_of
 
 ENDINGS = (".npz", ".pkl")
@@ -94,6 +94,7 @@ def read_archives(config: RelapseConfig, root: Path) -> tuple[Windows, tuple[Sou
         if not count:
             continue
         layout = layout or _layout_of(path, arrays)
+        check_names(path, layout.widths)
         _check_shapes(path, arrays, layout, metadata)
         placed, shifted, lost = _on_calendar(path, _typed(path, arrays, layout), layout)
         windows = _windows(config, path, placed, layout, metadata)
@@ -142,6 +143,9 @@ def _flat(path: Path, number: int, window: dict[Any, Any]) -> dict[str, Any]:
             of = window.get(part)
             if not isinstance(of, dict):
                 raise RefusedError(f"no dict {part!r}")
+            odd = [name for name in of if not isinstance(name, str)]
+            if odd:
+                raise RefusedError(f"a modality that is no text but {type(odd[0]).__name__}")
             flat |= {f"{part}/{name}": plain(values) for name, values in of.items()}
     except RefusedError as refused:
         raise DataError(f"{path}: window {number + 1}: expected {', '.join(PLAIN[:3])}, ..., found {refused}") from None
@@ -153,20 +157,37 @@ def _stacked(path: Path, windows: list[dict[str, Any]]) -> Arrays:
     if not windows:
         return {}
     stacked = {}
-    for name in windows[0]:
-        lines = []
+    for name, first in windows[0].items():
+        lines, shape = [], _line(first).shape
         for number, window in enumerate(windows):
             if window.keys() != windows[0].keys():
                 odd = sorted(map(str, window.keys() ^ windows[0].keys()))[0]
                 expected = "expected the parts of the first window"
                 raise DataError(f"{path}: window {number + 1}: {expected}, found others ({odd})")
-            line = np.asarray(window[name])
-            if line.shape != np.shape(windows[0][name]) or line.dtype.kind not in "biufU":
-                expected = f"expected {name!r} of shape {np.shape(windows[0][name])}"
+            line = _line(window[name])
+            if line.shape != shape or line.dtype.kind not in "biufU":
+                expected = f"expected {name!r} of shape {shape}"
                 raise DataError(f"{path}: window {number + 1}: {expected}, found {line.dtype} of shape {line.shape}")
             lines.append(line)
         stacked[name] = np.stack(lines)
     return stacked
+
+
+def _line(value: Any) -> np.ndarray:
+    """A window's part as an array, of no dimension and type object where it is none."""
+    if not _is_even(value):
+        return np.array(None)
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return np.array(None)
+
+
+def _is_even(value: Any, depth: int = 2) -> bool:
+    """Whether lists are nested no deeper than a window's features are: a list that holds itself has no end."""
+    if not isinstance(value, list | tuple):
+        return True
+    return depth > 0 and all(_is_even(inner, depth - 1) for inner in value)
 
 
 def _layout_of(path: Path, arrays: Arrays) -> Layout:
@@ -195,36 +216,61 @@ def _check_shapes(path: Path, arrays: Arrays, layout: Layout, metadata: Metadata
             raise DataError(f"{path}: {name!r}: expected shape {shape}, {whose}, found {arrays[name].shape}")
     for name in arrays:
         part, _, modality = name.partition("/")
-        if part in (FEATURES, MASKS) and modality not in layout.widths:
+        if part in (FEATURES, MASKS, OBSERVED) and modality not in layout.widths:
             raise DataError(f"{path}: expected modalities {', '.join(layout.widths)}, found {modality!r} as well")
+        if part == OBSERVED and arrays[name].shape != arrays[f"{FEATURES}/{modality}"].shape:
+            expected = f"expected shape {arrays[f'{FEATURES}/{modality}'].shape}, that of the features"
+            raise DataError(f"{path}: {name!r}: {expected}, found {arrays[name].shape}")
 
 
 def _typed(path: Path, arrays: Arrays, layout: Layout) -> Arrays:
     """The arrays as numbers, truth values and text; what is masked is 0."""
     typed: Arrays = {name: arrays[name].astype(str) for name in PLAIN[:2]}
     for name in PLAIN[2:]:
-        own = arrays[name]
-        if own.dtype.kind not in "biu" and not (own == np.round(own)).all():
-            raise DataError(f"{path}: {name!r}: expected whole numbers, found {own.dtype}")
-        typed[name] = own.astype(bool) if name.endswith("mask") else own.astype(np.int64)
+        typed[name] = _truths(path, name, arrays) if name.endswith("mask") else _whole(path, name, arrays)
     odd = np.argwhere(typed["label_mask"] & ~np.isin(typed["labels"], (0, 1, UNKNOWN_LABEL)))
     if len(odd):
         row, place = odd[0].tolist()
         found = typed["labels"][row, place]
         raise DataError(f"{path}: window {row + 1}: expected labels 0, 1 or -1 of unknown ones, found {found}")
     for name in layout.widths:
-        there = arrays[f"{MASKS}/{name}"].astype(bool) & typed["padding_mask"]
-        seen = np.broadcast_to(there[:, :, None], arrays[f"{FEATURES}/{name}"].shape)
+        there = _truths(path, f"{MASKS}/{name}", arrays) & typed["padding_mask"]
+        features = _numbers(path, f"{FEATURES}/{name}", arrays)
+        seen = np.broadcast_to(there[:, :, None], features.shape)
         if f"{OBSERVED}/{name}" in arrays:
-            seen = seen & arrays[f"{OBSERVED}/{name}"].astype(bool)
-        values = np.where(seen, arrays[f"{FEATURES}/{name}"], 0)
+            seen = seen & _truths(path, f"{OBSERVED}/{name}", arrays)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            values = np.where(seen, features, 0).astype(np.float32)
         odd = np.argwhere(~np.isfinite(values))
         if len(odd):
             row, place, column = odd[0].tolist()
             where = f"{path}: window {row + 1}, place {place + 1}, {name} {column + 1}"
-            raise DataError(f"{where}: expected a finite number, found {values[row, place, column]}")
-        typed[f"{FEATURES}/{name}"], typed[f"{OBSERVED}/{name}"] = values.astype(np.float32), seen
+            raise DataError(f"{where}: expected a finite number, found {features[row, place, column]}")
+        typed[f"{FEATURES}/{name}"], typed[f"{OBSERVED}/{name}"] = values, seen
     return typed
+
+
+def _numbers(path: Path, name: str, arrays: Arrays) -> np.ndarray:
+    if arrays[name].dtype.kind not in "biuf":
+        raise DataError(f"{path}: {name!r}: expected numbers, found type {arrays[name].dtype}")
+    return arrays[name]
+
+
+def _whole(path: Path, name: str, arrays: Arrays) -> np.ndarray:
+    """int64, of which the days are within reach."""
+    of = _numbers(path, name, arrays)
+    fits = (of == np.round(of)) & (of >= -FURTHEST) & (of <= FURTHEST)
+    if not fits.all():
+        raise DataError(f"{path}: {name!r}: expected whole numbers up to {FURTHEST:,}, found {of[~fits][0]}")
+    return of.astype(np.int64)
+
+
+def _truths(path: Path, name: str, arrays: Arrays) -> np.ndarray:
+    of = _numbers(path, name, arrays)
+    fits = (of == 0) | (of == 1)
+    if not fits.all():
+        raise DataError(f"{path}: {name!r}: expected True and False, or 1 and 0, found {of[~fits][0]}")
+    return of.astype(bool)
 
 
 def _on_calendar(path: Path, arrays: Arrays, layout: Layout) -> tuple[Arrays, np.ndarray, np.ndarray]:
@@ -272,7 +318,7 @@ def _windows(config: RelapseConfig, path: Path, arrays: Arrays, layout: Layout, 
     )
     ids, counts = np.unique(made.ids, return_counts=True)
     if (counts > 1).any():
-        raise DataError(f"{path}: expected each window once, found {ids[counts > 1][0]} {counts.max()} times")
+        raise DataError(f"{path}: expected each window once, found {quoted(ids[counts > 1][0])} {counts.max()} times")
     return made
 
 
@@ -300,7 +346,7 @@ def _joined(path: Path, whole: Windows, more: Windows) -> Windows:
         differs = np.flatnonzero((one != other).any(axis=tuple(range(1, one.ndim))))
         if len(differs):
             name = theirs.ids[differs[0]]
-            raise DataError(f"{path}: window {name}: expected the same as in an earlier file, found another")
+            raise DataError(f"{path}: window {quoted(name)}: expected the same as in an earlier file, found another")
     new = np.flatnonzero(before < 0)
     if not len(new):
         return whole

@@ -39,6 +39,17 @@ _COUNTED = {
 """What is counted of sequences, in words."""
 
 
+_SCHEMA = pa.schema(
+    [
+        (PATIENT_COLUMN, pa.string()),
+        (SEQUENCE_COLUMN, pa.string()),
+        (DAY_COLUMN, pa.int64()),
+        *((f"{modality}{BETWEEN}{name}", pa.float32()) for modality, names in MODALITIES.items() for name in names),
+        (LABEL_COLUMN, pa.int8()),
+    ]
+)
+
+
 class Original(Config):
     """A raw file, and by what it is known that it has not changed."""
 
@@ -145,17 +156,15 @@ def write_daily(path: Path, daily: Daily, metadata: Metadata) -> None:
     Raises:
         DataError: there is no room, or no right to write there.
     """
-    columns: dict[str, pa.Array] = {
-        PATIENT_COLUMN: pa.array(daily.patient.tolist(), pa.string()),
-        SEQUENCE_COLUMN: pa.array(daily.sequence.tolist(), pa.string()),
-        DAY_COLUMN: pa.array(daily.day, pa.int64()),
-    }
-    for modality, names in MODALITIES.items():
-        for place, name in enumerate(names):
-            values = daily.features[modality][:, place]
-            columns[f"{modality}{BETWEEN}{name}"] = pa.array(values, pa.float32(), from_pandas=True)
-    columns[LABEL_COLUMN] = pa.array(daily.label, pa.int8(), mask=daily.label == UNKNOWN)
-    table = pa.table(columns).replace_schema_metadata({_KEY: metadata.model_dump_json()})
+    values = np.concatenate([daily.features[modality] for modality in MODALITIES], axis=1)
+    columns = (
+        pa.array(daily.patient.tolist(), pa.string()),
+        pa.array(daily.sequence.tolist(), pa.string()),
+        pa.array(daily.day, pa.int64()),
+        *(pa.array(column, pa.float32(), from_pandas=True) for column in values.T),
+        pa.array(daily.label, pa.int8(), mask=daily.label == UNKNOWN),
+    )
+    table = pa.table(columns, schema=_SCHEMA.with_metadata({_KEY: metadata.model_dump_json()}))
     with written(path) as half:
         pq.write_table(table, half)
 
@@ -170,18 +179,15 @@ def read_daily(path: Path) -> tuple[Daily, Metadata]:
     """What :func:`write_daily` wrote.
 
     Raises:
-        DataError: the file cannot be read, or was written by something else.
+        DataError: the file cannot be read, was written by something else, or has been changed since.
     """
+    metadata = read_prepared(path)
     with open_parquet(path) as file, readable(path):
-        known = (file.schema_arrow.metadata or {}).get(_KEY)
+        if not file.schema_arrow.equals(_SCHEMA):
+            raise DataError(f"{path}: expected the columns that prepare writes, found others")
         table = file.read()
-    if known is None:
-        raise DataError(f"{path}: expected days that prepare wrote, found another table")
-    try:
-        metadata = Metadata.model_validate_json(known)
-    except ValidationError as error:
-        found = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
-        raise DataError(f"{path}: expected days that this version prepared, found {found} (prepare again)") from None
+    if len(table) != metadata.days:
+        raise DataError(f"{path}: expected the {metadata.days:,} days that prepare wrote, found {len(table):,}")
     features = {
         modality: np.column_stack([_floats(table[f"{modality}{BETWEEN}{name}"]) for name in names])
         for modality, names in MODALITIES.items()
@@ -189,6 +195,23 @@ def read_daily(path: Path) -> tuple[Daily, Metadata]:
     label = table[LABEL_COLUMN].fill_null(UNKNOWN).to_numpy().astype(np.int8)
     texts = [np.array(table[name].to_pylist(), dtype=str) for name in (PATIENT_COLUMN, SEQUENCE_COLUMN)]
     return Daily(*texts, table[DAY_COLUMN].to_numpy(), features, label), metadata
+
+
+def read_prepared(path: Path) -> Metadata:
+    """What a table that ``prepare`` wrote says of itself, whatever became of its columns since.
+
+    Raises:
+        DataError: the file cannot be read, or was written by something else.
+    """
+    with open_parquet(path) as file:
+        known = (file.schema_arrow.metadata or {}).get(_KEY)
+    if known is None:
+        raise DataError(f"{path}: expected days that prepare wrote, found another table")
+    try:
+        return Metadata.model_validate_json(known)
+    except ValidationError as error:
+        found = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+        raise DataError(f"{path}: expected days that this version prepared, found {found} (prepare again)") from None
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
@@ -205,6 +228,7 @@ __all__ = [
     "described",
     "noticed",
     "read_daily",
+    "read_prepared",
     "together",
     "write_daily",
     "write_metadata",

@@ -19,10 +19,11 @@ from fusion_lab.data.raw import Records
 from fusion_lab.data.readers import Table, data_folder, existing_file, file_sha256, read_table
 from fusion_lab.data.records import records_of
 from fusion_lab.data.relapse.archives import archive_files, read_archives
-from fusion_lab.data.relapse.daily import noticed, read_daily
+from fusion_lab.data.relapse.daily import noticed, read_prepared
+from fusion_lab.data.relapse.last_day import check_last_day
 from fusion_lab.data.relapse.personal import against_past, personal
 from fusion_lab.data.relapse.prepare import prepare_tree
-from fusion_lab.data.relapse.raw import find_sequences
+from fusion_lab.data.relapse.raw import NoTreeError, find_sequences
 from fusion_lab.data.relapse.settings import DAILY, RelapseConfig
 from fusion_lab.data.relapse.table import read_days
 from fusion_lab.data.relapse.twin import made_days
@@ -45,10 +46,13 @@ def load(config: RelapseConfig) -> ArrayDataset:
     standardised by patient: scaling is fitted per fold, elsewhere.
 
     Raises:
-        DataError: a file, a row or a cell that cannot be used, or a raw tree, which is prepared first.
+        DataError: a file, a row or a cell that cannot be used, a feature that is a label, or a raw tree, which is
+            prepared first.
     """
-    dataset = _assembled(_read(config))
+    read = _read(config)
+    dataset = _assembled(read)
     odd = check_dataset(dataset, leakage_auroc=config.leakage_auroc)
+    odd += check_last_day(read.windows, config.leakage_auroc)
     return replace(dataset, provenance=replace(dataset.provenance, notes=dataset.provenance.notes + odd))
 
 
@@ -93,7 +97,7 @@ def source_of(config: RelapseConfig) -> str:
     """What there is to read: ``raw``, ``daily``, ``archives`` or ``twin``.
 
     Raises:
-        DataError: the folder is missing, or nothing of the kind is in it.
+        DataError: the folder is missing, nothing of the kind is in it, or what is there cannot be read.
     """
     if config.source != "auto":
         return config.source
@@ -115,7 +119,7 @@ def source_of(config: RelapseConfig) -> str:
 def _is_raw(root: Path) -> bool:
     try:
         return bool(find_sequences(root))
-    except DataError:
+    except NoTreeError:
         return False
 
 
@@ -154,10 +158,9 @@ def _table(config: RelapseConfig) -> tuple[Table, tuple[Source, ...], tuple[str,
 def _preparation(path: Path) -> tuple[str, ...]:
     """What was noticed while raw files were prepared, where it was by ``prepare``."""
     try:
-        _, metadata = read_daily(path)
+        return noticed(read_prepared(path))
     except DataError:
         return ()
-    return noticed(metadata)
 
 
 def _of_archives(config: RelapseConfig) -> _Read:

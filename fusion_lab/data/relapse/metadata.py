@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fusion_lab.contracts import DataError
+from fusion_lab.data.names import usable_names
 from fusion_lab.data.relapse.features.names import MODALITIES
-from fusion_lab.data.words import first_line
+from fusion_lab.data.words import clipped, first_line
 
 METADATA = "metadata.json"
 NORMALISED = "values are as they were when the archives were written"
@@ -74,16 +75,35 @@ def read_metadata(path: Path) -> Metadata:
     if length is not None and length < 1:
         raise DataError(f"{path}: window_size: expected a whole number from 1 on, found {length}")
     classes = _of(path, tree, "classes", list, None)
+    if classes is not None and (len(set(map(str, classes))) != 2 or not all(map(_is_name, classes))):
+        raise DataError(f"{path}: classes: expected two names, the negative class first, found {clipped(classes)}")
+    for modality, own in (features or {}).items():
+        if not isinstance(own, list) or not all(map(_is_name, own)) or len(set(own)) < len(own):
+            raise DataError(f"{path}: feature_names.{modality}: expected different names, found {clipped(own)}")
+    task = _of(path, tree, "task", str, "")
+    check_names(path, [task] if task else [])
     return Metadata(
         path,
         length,
         widths,
-        {name: tuple(map(str, of)) for name, of in features.items() if isinstance(of, list)} if features else None,
+        {name: tuple(own) for name, own in features.items()} if features else None,
         str(tree.get("normalisation", tree.get("normalization", ""))),
-        _of(path, tree, "task", str, ""),
-        (str(classes[0]), str(classes[1])) if classes and len(classes) == 2 else None,
+        task,
+        (classes[0], classes[1]) if classes else None,
         tuple(map(str, _of(path, tree, "notes", list, []))),
     )
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Raises :class:`DataError` for a name of a modality or task that :func:`usable_names` refuses."""
+    try:
+        usable_names(dict.fromkeys(names))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _is_name(of: object) -> bool:
+    return isinstance(of, str) and bool(of.strip()) and of.isprintable()
 
 
 def _of(path: Path, tree: dict[str, Any], name: str, kind: type, default: Any) -> Any:

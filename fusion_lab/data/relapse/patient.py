@@ -14,6 +14,7 @@ from fusion_lab.data.relapse.features.names import MODALITIES
 from fusion_lab.data.relapse.features.sleep import sleep_features
 from fusion_lab.data.relapse.features.steps import step_features
 from fusion_lab.data.relapse.raw import (
+    FILES,
     UNKNOWN,
     SensorSequence,
     Spans,
@@ -64,14 +65,15 @@ def describe(sequence: SensorSequence) -> tuple[Daily, Prepared]:
         path = sequence.file(modality)
         if path is None:
             without.append(modality)
-        found[modality] = {} if path is None else compute(path, notes)
+        with np.errstate(over="ignore", invalid="ignore"):  # of what is too large for it, see _matrix
+            found[modality] = {} if path is None else compute(path, notes)
     labels = read_labels(sequence)
     days = np.array(sorted({*(labels or ()), *(day for by_day in found.values() for day in by_day)}), np.int64)
     daily = Daily(
         patient=np.full(len(days), sequence.patient),
         sequence=np.full(len(days), sequence.name),
         day=days,
-        features={modality: _matrix(days, by_day, len(MODALITIES[modality])) for modality, by_day in found.items()},
+        features={modality: _matrix(days, by_day, modality, notes) for modality, by_day in found.items()},
         label=_labels(sequence, days, labels),
     )
     return daily, Prepared(
@@ -155,10 +157,16 @@ def _counted(spans: Spans, path: Path, what: str, notes: Notes) -> Spans:
     return spans
 
 
-def _matrix(days: np.ndarray, by_day: ByDay, width: int) -> np.ndarray:
-    absent = np.full(width, np.nan)
+def _matrix(days: np.ndarray, by_day: ByDay, modality: str, notes: Notes) -> np.ndarray:
+    """float32 [days,F]; what is beyond such numbers is counted, and missing."""
+    absent = np.full(len(MODALITIES[modality]), np.nan)
     rows = [by_day.get(day, absent) for day in days.tolist()]
-    return np.array(rows, np.float32).reshape(len(days), width)
+    with np.errstate(over="ignore"):
+        matrix = np.array(rows, np.float64).reshape(len(days), len(absent)).astype(np.float32)
+    beyond = np.isinf(matrix)
+    if beyond.any():
+        notes.append(f"{FILES[modality]}: {beyond.sum():,} features that are larger than 32-bit numbers are left out")
+    return np.where(beyond, np.float32(np.nan), matrix)
 
 
 def _labels(sequence: SensorSequence, days: np.ndarray, labels: dict[int, int] | None) -> np.ndarray:

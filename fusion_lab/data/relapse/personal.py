@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fusion_lab.contracts import DataError
 from fusion_lab.data.cells import listed
 from fusion_lab.data.relapse.settings import WEEKDAY
 from fusion_lab.data.relapse.windows import Days
@@ -29,9 +30,15 @@ def personal(days: Days) -> tuple[Days, tuple[str, ...]]:
     Fitted are mean and population deviation of the observed cells of the patient's days named train, or, where no day
     has such a name, of the days without a known label; no label is looked at. What those days never show has nothing
     to be measured against and counts as missing.
+
+    Raises:
+        DataError: nobody has such days.
     """
     named = days.split == "train"
     fits = named if named.any() else ~days.labelled
+    if not fits.any():
+        expected = "expected days named train or, where none is, without a known label, to measure others by"
+        raise DataError(f"data.normalise: {expected}, found none")
     values = {name: np.zeros_like(of) if name in _measurable(days) else of for name, of in days.values.items()}
     observed = {name: np.zeros_like(of) if name in _measurable(days) else of for name, of in days.observed.items()}
     without = []

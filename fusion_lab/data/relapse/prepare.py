@@ -23,7 +23,7 @@ from fusion_lab.data.relapse.daily import (
     write_metadata,
 )
 from fusion_lab.data.relapse.patient import check, originals
-from fusion_lab.data.relapse.raw import SensorSequence, demographics, find_sequences
+from fusion_lab.data.relapse.raw import Demographics, SensorSequence, demographics, find_sequences
 from fusion_lab.data.relapse.worker import part_name, write_parts
 from fusion_lab.data.relapse.workers import work_off
 
@@ -50,12 +50,15 @@ def prepare_tree(root: Path, output: Path, tell: Tell, processes: int | None = N
     _refuse_foreign(root, output)
     for sequence in sequences:
         check(sequence)
+    people = demographics(sequences)
     tell(f"{root}: {len(sequences)} sequences of {len({s.patient for s in sequences})} patients")
     with alone(output):
-        _write(sequences, output, tell, processes)
+        _write(sequences, people, output, tell, processes)
 
 
-def _write(sequences: list[SensorSequence], output: Path, tell: Tell, processes: int | None) -> None:
+def _write(
+    sequences: list[SensorSequence], people: Demographics, output: Path, tell: Tell, processes: int | None
+) -> None:
     whole, done = _earlier(output, sequences)
     left = [sequence for sequence in sequences if sequence[:2] not in done]
     if left:
@@ -64,7 +67,7 @@ def _write(sequences: list[SensorSequence], output: Path, tell: Tell, processes:
         done |= _describe(left, output, tell, len(sequences), processes)
     parts = [done[sequence[:2]] for sequence in sequences]
     daily = together([part for part, _ in parts])
-    metadata = described(daily, [entry for _, entry in parts], demographics(sequences))
+    metadata = described(daily, [entry for _, entry in parts], people)
     if whole != metadata:
         write_daily(output / DAILY, daily, metadata)
     write_metadata(output / METADATA, metadata)

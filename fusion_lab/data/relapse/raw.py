@@ -21,6 +21,7 @@ from fusion_lab.data.formats import read_csv
 from fusion_lab.data.readers import existing_file
 from fusion_lab.data.relapse.clock import seconds_of_day
 from fusion_lab.data.relapse.features.names import STEP_TOTALS
+from fusion_lab.data.relapse.settings import FURTHEST
 from fusion_lab.data.words import cell_text, first_line, quoted, suggest
 
 FILES = {
@@ -42,11 +43,21 @@ STEP_COLUMNS = dict(
 UNKNOWN = -1
 """The label of a day of which nothing is known."""
 
+A_DAY = f"a whole number up to {FURTHEST:,}"
+_DAY_NUMBER = rf"-?\d{{1,{len(str(FURTHEST))}}}"
 _NAME = re.compile(r"(train|val|test)_(\d+)")
 _WITHIN = ("", "track1", "original/track1", "data/original/track1")
 """Where patients may lie below the folder that was named."""
 
 _SECONDS_PER_HOUR = 3600
+
+
+Demographics = tuple[dict[str, str | None], ...]
+"""The table of patients: {column: cell} of each line."""
+
+
+class NoTreeError(DataError):
+    """A folder that is no raw tree, be it anything else."""
 
 
 class SensorSequence(NamedTuple):
@@ -66,8 +77,8 @@ class SensorSequence(NamedTuple):
         Raises:
             DataError: it holds nothing, or is no file.
         """
-        path = self.folder / FILES[modality]
-        return existing_file(self.folder, FILES[modality]) if path.exists() else None
+        there = _is_there(self.folder / FILES[modality])
+        return existing_file(self.folder, FILES[modality]) if there else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -79,11 +90,12 @@ def find_sequences(root: Path) -> list[SensorSequence]:
     """The sequences below ``root``, or below ``data/original/track1`` of it; patients and numbers in counting order.
 
     Raises:
-        DataError: there is no such folder, or none in it.
+        NoTreeError: there is no such folder, or none in it.
+        DataError: a folder cannot be read, or the name of a patient not be told in a line.
     """
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
-        raise DataError(f"{root}: expected a folder of patients, found {found} (say where it is with data=FOLDER)")
+        raise NoTreeError(f"{root}: expected a folder of patients, found {found} (say where it is with data=FOLDER)")
     for within in _WITHIN:
         found = [
             SensorSequence(patient.name, folder.name, folder)
@@ -91,12 +103,15 @@ def find_sequences(root: Path) -> list[SensorSequence]:
             for folder in _folders(patient)
             if _NAME.fullmatch(folder.name)
         ]
+        odd = [one.patient for one in found if not one.patient.isprintable()]
+        if odd:
+            raise DataError(f"{root}: expected folders of patients with printable names, found {ascii(odd[0])}")
         if found:
             return sorted(found, key=lambda one: (_counting(one.patient), _counting(one.name)))
-    raise DataError(f"{root}: expected folders of patients with sequences such as P1/train_0, found none")
+    raise NoTreeError(f"{root}: expected folders of patients with sequences such as P1/train_0, found none")
 
 
-def demographics(sequences: Iterable[SensorSequence]) -> tuple[dict[str, str | None], ...]:
+def demographics(sequences: Iterable[SensorSequence]) -> Demographics:
     """The lines of the table of patients that lies beside their folders; none where there is none."""
     path = next(iter(sequences)).folder.parent.parent / DEMOGRAPHICS
     if not path.is_file():
@@ -112,19 +127,19 @@ def read_labels(sequence: SensorSequence) -> dict[int, int] | None:
     a file says: it is not read.
 
     Raises:
-        DataError: a column is missing, a day is no whole number, a label is neither 0, 1, -1 nor empty, or a day has
-            two labels; the line is named.
+        DataError: a column is missing, a day is no whole number or beyond :data:`.settings.FURTHEST`, a label is
+            neither 0, 1, -1 nor empty, or a day has two labels; the line is named.
     """
     path = sequence.folder / LABELS
-    if sequence.name.startswith("train") or not path.exists():
+    if sequence.name.startswith("train") or not _is_there(path):
         return None
     frame = read_csv(existing_file(sequence.folder, LABELS))
     _require(path, frame.columns, (DAY, RELAPSE))
     labels: dict[int, int] = {}
     for line, day, relapse in list(zip(frame.index, frame[DAY], frame[RELAPSE], strict=True))[:-1]:
         number = cell_text(day) or ""
-        if not re.fullmatch(r"-?\d+", number):
-            raise DataError(f"{path}: line {line}, column {DAY!r}: expected a whole number, found {quoted(day)}")
+        if not re.fullmatch(_DAY_NUMBER, number) or abs(int(number)) > FURTHEST:
+            raise DataError(f"{path}: line {line}, column {DAY!r}: expected {A_DAY}, found {quoted(day)}")
         label = {"0": 0, "1": 1, str(UNKNOWN): UNKNOWN, None: UNKNOWN}.get(cell_text(relapse))
         if label is None:
             expected = "expected 1 (relapse), 0 (stable), -1 or nothing (unknown)"
@@ -166,7 +181,7 @@ def _read_spans(path: Path, day: str, totals: tuple[str, ...]) -> Spans:
         table = file.read(columns=[day, STARTS, ENDS, *totals]).combine_chunks()
     days = whole_days(_whole(table[day]), path, day)
     hours = [seconds_of_day(_whole(table[name]), str(path), name) / _SECONDS_PER_HOUR for name in (STARTS, ENDS)]
-    amounts = np.array([_numbers(table[name]) for name in totals]).reshape(len(totals), len(days)).T
+    amounts = np.array([numbers(table[name]) for name in totals]).reshape(len(totals), len(days)).T
     known = np.column_stack([days, *hours])
     first = np.sort(np.unique(known, axis=0, return_index=True)[1]) if len(days) else np.zeros(0, int)
     return Spans(days[first], hours[0][first], hours[1][first], amounts[first], len(days) - len(first))
@@ -195,19 +210,21 @@ def whole_days(days: pa.Array, path: Path, column: str, first: int = 1) -> np.nd
     """Days as int64 ``[n]``; ``first`` is the row of the first.
 
     Raises:
-        DataError: one is empty or no whole number; the row is named.
+        DataError: one is empty, no whole number, or beyond :data:`.settings.FURTHEST`; the row is named.
     """
-    values = _numbers(days)
-    wrong = ~(values == np.round(values))
+    values = numbers(days)
+    wrong = ~((values == np.round(values)) & (np.abs(values) <= FURTHEST))
     if wrong.any():
         place = int(wrong.argmax())
         found = "an empty cell" if np.isnan(values[place]) else values[place]
-        raise DataError(f"{path}: row {first + place}, column {column!r}: expected a whole number, found {found}")
+        raise DataError(f"{path}: row {first + place}, column {column!r}: expected {A_DAY}, found {found}")
     return values.astype(np.int64)
 
 
 def require_columns(path: Path, names: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raises :class:`DataError` for the first of the ``wanted`` columns that is missing, with the nearest name."""
+    """Raises :class:`DataError` for the first of the ``wanted`` columns that is missing, with the nearest name, or is
+    there twice.
+    """
     _require(path, names, wanted)
 
 
@@ -225,11 +242,13 @@ def _require(path: Path, names: Iterable[str], wanted: Iterable[str]) -> None:
     for name in wanted:
         if name not in known:
             raise DataError(f"{path}: expected a column {name!r}, found none{suggest(name, known)}")
+        if known.count(name) > 1:
+            raise DataError(f"{path}: expected each column once, found {name!r} again")
 
 
-def _numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """float64, NaN where empty."""
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """float64, NaN where empty; whole numbers beyond 2^53 are rounded."""
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -238,7 +257,22 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{folder}: expected a folder that can be read, found: {error.strerror}") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of this name; a link that leads nowhere is no file that was never there."""
+    try:
+        there = path.exists()
+        lost = path.is_symlink() and not there
+    except OSError as error:
+        raise DataError(f"{path}: expected a data file, found: {error.strerror}") from None
+    if lost:
+        raise DataError(f"{path}: expected a data file, found a link that leads nowhere")
+    return there
 
 
 def _counting(name: str) -> list[tuple[int, str]]:

@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 
 from fusion_lab.contracts import DataError
 from fusion_lab.data.relapse.clock import seconds_of_day
-from fusion_lab.data.relapse.raw import DAY, TIME, open_parquet, readable, require_columns, require_numbers, whole_days
+from fusion_lab.data.relapse.raw import (
+    DAY,
+    TIME,
+    numbers,
+    open_parquet,
+    readable,
+    require_columns,
+    require_numbers,
+    whole_days,
+)
 
 AXES = ("X", "Y", "Z")
 _ROWS = 1 << 18
@@ -88,7 +97,7 @@ def sensor_days(path: Path, columns: Sequence[str]) -> Iterator[SensorDay]:
         for batch, first in _batches(file, path, (DAY, TIME, *columns)):
             days = whole_days(batch[DAY], path, DAY, first)
             seconds = seconds_of_day(batch[TIME], str(path), TIME, first)
-            values = np.array([batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in columns])
+            values = np.array([numbers(batch[name]) for name in columns])
             for start, stop in _runs(days):
                 day = int(days[start])
                 begun.setdefault(day, []).append((seconds[start:stop], values[:, start:stop]))

@@ -21,6 +21,8 @@ WEEKDAY, WEEKDAYS = "weekday", ("monday", "tuesday", "wednesday", "thursday", "f
 """Name and features of the modality of the calendar."""
 RELAPSE = "relapse"
 SPLITS = ("train", "val", "test")
+FURTHEST = 10_000_000
+"""Days are counted within this of day 0."""
 
 Name = str | None
 """Of a column: ``None`` for the usual one where it is there, "" for none."""

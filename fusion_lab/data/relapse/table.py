@@ -15,11 +15,12 @@ from fusion_lab.contracts import DataError
 from fusion_lab.data.cells import listed, read_numbers
 from fusion_lab.data.labels import EncodedTask, TaskConfig, encode_task
 from fusion_lab.data.names import usable_names
-from fusion_lab.data.readers import Table, as_text, clipped, quoted, read_ids
+from fusion_lab.data.readers import Table, as_text, cell_text, clipped, quoted, read_ids
 from fusion_lab.data.relapse.settings import (
     BETWEEN,
     DATE_COLUMN,
     DAY_COLUMN,
+    FURTHEST,
     SEQUENCE_COLUMN,
     SPLIT_COLUMN,
     SPLITS,
@@ -31,9 +32,6 @@ from fusion_lab.data.relapse.settings import (
     RelapseConfig,
 )
 from fusion_lab.data.relapse.windows import Days, split_of
-
-FURTHEST = 10_000_000
-"""Days are counted within this of day 0."""
 
 
 class _Whose(NamedTuple):
@@ -142,8 +140,10 @@ def _whole_numbers(table: Table, column: str, role: str = "the day") -> np.ndarr
     odd = np.flatnonzero(~(np.abs(numbers) <= FURTHEST) | (numbers != np.round(numbers)))
     if len(odd):
         row = int(odd[0])
-        found = clipped(cells.iloc[row])
-        raise DataError(f"{table.place(row, column)}: expected a whole number, {role}, found {found}")
+        found = "an empty cell" if cell_text(cells.iloc[row]) is None else clipped(cells.iloc[row])
+        raise DataError(
+            f"{table.place(row, column)}: expected a whole number up to {FURTHEST:,}, {role}, found {found}"
+        )
     return numbers.astype(np.int64)
 
 

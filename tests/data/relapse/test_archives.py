@@ -21,6 +21,7 @@ from relapse_material import (
 from fusion_lab.contracts import ConfigError, DataError
 from fusion_lab.data import synthetic
 from fusion_lab.data.relapse import load, write
+from fusion_lab.data.relapse.domain import TWIN
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,12 @@ def test_what_is_written_is_read_again_bit_for_bit(original, written):
     assert_same(original, again)
     assert again.given_split.tolist() == original.given_split.tolist()
     assert again.order.tolist() == original.order.tolist()
+
+
+def test_what_was_said_of_the_days_is_said_of_their_archives(tmp_path):
+    write_archives(tmp_path / "made", load(config(twin={"patients": 3, "widths": {"hr": 2}})))
+    told = load(config(tmp_path / "made")).provenance.notes
+    assert TWIN in told and len(set(told)) == len(told)
 
 
 def test_missing_cells_survive(tmp_path):
@@ -192,6 +199,83 @@ def test_modalities_can_be_chosen(written):
 def test_pickled_windows_that_do_not_fit_are_refused(archives, change, line):
     repickled(archives, change)
     assert line in refusal(archives, window=4)
+
+
+def everywhere(**parts):
+    """A change of the same parts of every window."""
+    return lambda windows: [{**window, **parts} for window in windows]
+
+
+ENDLESS: list = []
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (everywhere(window_end_day="x"), "'window_end_day': expected numbers, found type <U1"),
+        (everywhere(window_end_day=10.0**30), "'window_end_day': expected whole numbers up to 10,000,000, found 1e+30"),
+        (everywhere(labels=["stable"] * 4), "'labels': expected numbers, found type <U6"),
+        (everywhere(labels=[float("inf")] * 4), "'labels': expected whole numbers up to 10,000,000, found inf"),
+        (everywhere(label_mask=["True"] * 4), "'label_mask': expected numbers, found type <U4"),
+        (everywhere(padding_mask=[2] * 4), "'padding_mask': expected True and False, or 1 and 0, found 2"),
+        (
+            everywhere(window_days=[[1], [2, 3]]),
+            "window 1: expected 'window_days' of shape (), found object of shape ()",
+        ),
+        (everywhere(window_days=ENDLESS), "window 1: expected 'window_days' of shape (), found object of shape ()"),
+        (everywhere(patient_id="two\nlines"), "expected each window once, found 'two lines/"),
+        (
+            everywhere(features={1: np.zeros((4, 1))}),
+            "window 1: expected patient_id, sequence_name, window_end_day, ...",
+        ),
+        (
+            everywhere(features={"a/b": np.ones((4, 3))}, modality_masks={"a/b": np.ones(4, bool)}),
+            "expected names of letters, digits, _ and -, a letter first, found 'a/b'",
+        ),
+    ],
+)
+def test_pickled_values_that_are_no_windows_are_refused(archives, change, line):
+    (archives / "metadata.json").unlink()
+    repickled(archives, change, "fold_0/train")
+    assert line in refusal(archives, window=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "line"),
+    [
+        ("features/accel", lambda of: of.astype(str), "'features/accel': expected numbers, found type <U32"),
+        ("features/accel", lambda of: np.full(of.shape, 1e300), "expected a finite number, found 1e+300"),
+        ("modality_masks/accel", lambda of: of.astype(str), "'modality_masks/accel': expected numbers, found type <U5"),
+        ("modality_masks/accel", lambda of: of * np.nan, "expected True and False, or 1 and 0, found nan"),
+    ],
+)
+def test_arrays_of_what_cannot_be_are_refused(archives, name, change, line):
+    rewritten(archives, lambda arrays: arrays.update({name: change(arrays[name])}), "fold_0/train")
+    assert line in refusal(archives, window=4)
+
+
+def test_what_is_observed_fits_the_features(archives):
+    rewritten(archives, lambda arrays: arrays.update({"observed/accel": np.ones((1, 1, 1), bool)}), "fold_0/train")
+    assert "'observed/accel': expected shape" in refusal(archives, window=4)
+    rewritten(archives, lambda a: a.update({"observed/hr": a.pop("observed/accel")}), "fold_0/train")
+    assert "expected modalities accel, sleep, found 'hr' as well" in refusal(archives, window=4)
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({"classes": ["a", "a"]}, "metadata.json: classes: expected two names"),
+        ({"classes": ["a", "b", "c"]}, "metadata.json: classes: expected two names"),
+        ({"task": "a b"}, "metadata.json: expected names of letters, digits, _ and -, a letter first, found 'a b'"),
+        ({"feature_names": {"accel": ["x"] * 3}}, "metadata.json: feature_names.accel: expected different names"),
+        ({"feature_names": {"accel": "x"}}, "metadata.json: feature_names.accel: expected different names"),
+    ],
+)
+def test_names_that_cannot_be_used_are_refused(archives, told, line):
+    path = archives / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+    assert refusal(archives, window=4).startswith(line)
 
 
 def test_a_planted_pickle_is_refused_by_name_and_does_nothing(archives):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from relapse_material import config, days
 
+from fusion_lab.contracts import DataError
 from fusion_lab.data.readers import Table
 from fusion_lab.data.relapse.personal import BOUND, LEAST_BEFORE, LEAST_DEVIATION, against_past, personal
 from fusion_lab.data.relapse.table import read_days
@@ -104,3 +105,9 @@ def test_the_calendar_is_nobodys_own(tmp_path):
         assert (
             np.array_equal(made.values["weekday"].argmax(axis=1), calendar.day % 7) and made.observed["weekday"].all()
         )
+
+
+def test_without_days_to_measure_by_nothing_is_measured(own):
+    nobody = replace(own, split=np.full(len(own), ""), known={n: np.ones_like(of) for n, of in own.known.items()})
+    with pytest.raises(DataError, match="data.normalise: expected days named train or, .*, found none"):
+        personal(nobody)

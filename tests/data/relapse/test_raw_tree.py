@@ -1,7 +1,12 @@
 """What is read of a raw tree beside its sensors: sequences, labels, segments, episodes."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fusion_lab.contracts import DataError
@@ -74,8 +79,10 @@ def test_train_sequences_have_no_labels_to_read(tmp_path):
     ("lines", "told"),
     [
         (["0,0", "1,2", "9,9"], "line 3, column 'relapse': expected 1 (relapse), 0 (stable), -1 or nothing (unknown)"),
-        (["0,0", "one,1", "9,9"], "line 3, column 'day_index': expected a whole number, found 'one'"),
-        (["0,0", "1.5,1", "9,9"], "line 3, column 'day_index': expected a whole number, found '1.5'"),
+        (["0,0", "one,1", "9,9"], "line 3, column 'day_index': expected a whole number up to 10,000,000, found 'one'"),
+        (["0,0", "1.5,1", "9,9"], "line 3, column 'day_index': expected a whole number up to 10,000,000, found '1.5'"),
+        (["0,0", "10000001,1", "9,9"], "expected a whole number up to 10,000,000, found '10000001'"),
+        (["0,0", f"{'9' * 5000},1", "9,9"], "expected a whole number up to 10,000,000, found '9999"),
         (["0,0", "0,1", "9,9"], "line 3: expected one label per day, found another of day 0"),
     ],
 )
@@ -150,3 +157,47 @@ def test_files_that_hold_nothing_are_refused(tmp_path):
     (found.folder / "gyr.parquet").write_bytes(b"")
     assert "found an empty file" in refused(found.file, "gyr")
     assert np.array_equal([path.name for path in found.files], ["gyr.parquet", "relapses.csv"])
+
+
+@pytest.mark.parametrize("day", [np.inf, 1e300, 2.0**62, 10_000_001.0, -10_000_001.0])
+def test_a_day_beyond_reach_is_named_by_its_row(tmp_path, day):
+    pd.DataFrame(SEGMENT | {"start_date_index": [3.0, day]}).to_parquet(tmp_path / "step.parquet")
+    told = refused(read_steps, tmp_path / "step.parquet")
+    assert "row 2, column 'start_date_index': expected a whole number up to 10,000,000" in told
+
+
+def test_whole_numbers_that_no_float_holds_are_rounded(tmp_path):
+    pd.DataFrame(SEGMENT | {"totalSteps": [2**62 + 1, 20]}).to_parquet(tmp_path / "step.parquet")
+    assert read_steps(tmp_path / "step.parquet").totals[0, 0] == 2.0**62
+
+
+@pytest.mark.parametrize("name", ["start_time", "start_date_index", "totalSteps"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, name):
+    table = pa.table(SEGMENT)
+    pq.write_table(table.append_column(name, table[name]), tmp_path / "step.parquet")
+    assert f"expected each column once, found {name!r} again" in refused(read_steps, tmp_path / "step.parquet")
+
+
+def test_a_link_that_leads_nowhere_is_no_missing_file(tmp_path):
+    found = sequence(tmp_path, ["0,0", "9,9"])
+    (found.folder / "gyr.parquet").symlink_to(tmp_path / "nowhere")
+    assert "gyr.parquet: expected a data file, found a link that leads nowhere" in refused(found.file, "gyr")
+    (found.folder / "relapses.csv").unlink()
+    (found.folder / "relapses.csv").symlink_to(found.folder / "relapses.csv")
+    assert "relapses.csv: expected a data file, found a link that leads nowhere" in refused(read_labels, found)
+
+
+@pytest.mark.parametrize("name", [b"P\xff", b"P\n1"])
+def test_a_patient_whose_name_cannot_be_told_is_refused(tmp_path, name):
+    (tmp_path / os.fsdecode(name) / "val_0").mkdir(parents=True)
+    told = refused(find_sequences, tmp_path)
+    assert "expected folders of patients with printable names" in told and told.isprintable()
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied")
+
+    sequence(tmp_path, ["0,0", "9,9"])
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    assert "expected a folder that can be read, found: Permission denied" in refused(find_sequences, tmp_path)

@@ -36,6 +36,11 @@ def test_what_a_folder_holds_decides_what_is_read(tmp_path, raw):
     assert source_of(config(tmp_path, source="twin", twin=SMALL_TWIN)) == "twin"
 
 
+def test_what_is_wrong_with_a_raw_tree_is_told_before_it_is_taken_for_none(tmp_path):
+    (tmp_path / "P\n1" / "val_0").mkdir(parents=True)
+    assert refusal(tmp_path) == "FOLDER: expected folders of patients with printable names, found 'P\\n1'"
+
+
 def test_a_raw_tree_is_prepared_first_and_nothing_else_is(raw, tmp_path):
     line = refusal(raw)
     assert "found a raw sensor tree: run fusion-lab prepare --experiment relapse --data" in line

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from fusion_lab.contracts import DataError
 from fusion_lab.data.output import alone
 from fusion_lab.data.relapse import worker
-from fusion_lab.data.relapse.daily import noticed, read_daily
+from fusion_lab.data.relapse.daily import noticed, read_daily, read_prepared
 from fusion_lab.data.relapse.features.heart import heart_features
 from fusion_lab.data.relapse.features.motion import motion_features
 from fusion_lab.data.relapse.features.names import MODALITIES
@@ -249,6 +250,23 @@ def test_samples_that_are_no_numbers_are_left_out_and_counted(tree, output):
 
 
 @pytest.mark.parametrize(
+    ("modality", "column", "size"), [("accel", "X", 1e200), ("hr", "heartRate", 1e300), ("step", "totalSteps", np.inf)]
+)
+def test_features_that_are_too_large_are_missing_and_counted(tree, output, modality, column, size):
+    path = of(tree, "train_0").folder / FILES[modality]
+    edit(path, lambda frame: frame.assign(**{column: np.where(np.arange(len(frame)) % 2, size, -1.0)}))
+    told = prepared(tree, output)
+    assert lines_of(told, f"P1/train_0/{FILES[modality]}") and lines_of(told, "larger than 32-bit numbers are left out")
+    assert not np.isinf(read_daily(output / "daily.parquet")[0].features[modality]).any()
+
+
+def test_the_table_of_patients_is_looked_at_before_anything_is_read(tree, output):
+    (tree / "demographics.csv").write_text("patient,age\nP1\n")
+    assert "demographics.csv: line 2: expected 2 cells" in refused(tree, output)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
     ("file", "spoil", "told"),
     [
         ("gyr.parquet", lambda path: path.write_bytes(path.read_bytes()[:100]), "expected a readable parquet file"),
@@ -289,6 +307,18 @@ def test_a_table_that_prepare_did_not_write_is_told_apart(tmp_path):
     pd.DataFrame({"patient": ["a"]}).to_parquet(tmp_path / "daily.parquet")
     with pytest.raises(DataError, match="expected days that prepare wrote, found another table"):
         read_daily(tmp_path / "daily.parquet")
+
+
+@pytest.mark.parametrize("change", [lambda table: table.drop_columns(["gyr__x_mean"]), lambda table: table.slice(0, 0)])
+def test_a_table_of_which_columns_were_changed_still_says_how_it_was_made(tree, output, change):
+    (of(tree, "train_0").folder / "sleep.parquet").unlink()
+    prepared(tree, output)
+    path = output / "daily.parquet"
+    whole = pq.read_table(path)
+    pq.write_table(change(whole), path)
+    assert noticed(read_prepared(path))
+    prepared(tree, output)
+    assert pq.read_table(path).equals(whole)
 
 
 @pytest.mark.slow

@@ -126,9 +126,26 @@ def broken(**columns):
 @pytest.mark.parametrize(
     ("change", "options", "line"),
     [
-        (broken(day="soon"), {}, "daily.csv: line 4, column 'day': expected a whole number, the day, found soon"),
-        (broken(day=1.5), {}, "daily.csv: line 4, column 'day': expected a whole number, the day, found 1.5"),
-        (broken(day=""), {}, "daily.csv: line 4, column 'day': expected a whole number, the day, found "),
+        (
+            broken(day="soon"),
+            {},
+            "daily.csv: line 4, column 'day': expected a whole number up to 10,000,000, the day, found soon",
+        ),
+        (
+            broken(day=1.5),
+            {},
+            "daily.csv: line 4, column 'day': expected a whole number up to 10,000,000, the day, found 1.5",
+        ),
+        (
+            broken(day=""),
+            {},
+            "daily.csv: line 4, column 'day': expected a whole number up to 10,000,000, the day, found an empty cell",
+        ),
+        (
+            broken(day=10_000_001),
+            {},
+            "daily.csv: line 4, column 'day': expected a whole number up to 10,000,000, the day, found 10000001",
+        ),
         (broken(patient=""), {}, "daily.csv: line 4, column 'patient': expected an id, found an empty cell"),
         (
             broken(sequence=""),
@@ -187,7 +204,7 @@ def broken(**columns):
         (
             lambda f: f.assign(of_week="Tue"),
             {"weekday": "of_week"},
-            "daily.csv: line 2, column 'of_week': expected a whole number, the weekday, found Tue",
+            "daily.csv: line 2, column 'of_week': expected a whole number up to 10,000,000, the weekday, found Tue",
         ),
         (
             lambda f: f.assign(of_week=0, weekday__0=1.0),

@@ -126,9 +126,9 @@ def test_a_wrong_cell_is_named_by_its_row_in_the_file(tmp_path, monkeypatch):
     write_motion(path, [1, 1, 1, 1], [0, 1, 2, 3], time=times)
     assert "row 4, column 'time'" in refused(path)
     write_motion(path, [1.0, 1.0, np.nan, 1.0], [0, 1, 2, 3])
-    assert "row 3, column 'day_index': expected a whole number, found an empty cell" in refused(path)
+    assert "row 3, column 'day_index': expected a whole number up to 10,000,000, found an empty cell" in refused(path)
     write_motion(path, [1.0, 1.5, 1.0, 1.0], [0, 1, 2, 3])
-    assert "row 2, column 'day_index': expected a whole number, found 1.5" in refused(path)
+    assert "row 2, column 'day_index': expected a whole number up to 10,000,000, found 1.5" in refused(path)
 
 
 def test_a_damaged_file_is_named(tmp_path):
