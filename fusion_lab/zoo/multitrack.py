@@ -15,12 +15,13 @@ from fusion_lab.blocks.grouped import GroupedLinear
 from fusion_lab.blocks.heads import TaskHead
 from fusion_lab.blocks.masking import blank, weighted_mean
 from fusion_lab.blocks.randomness import Dropout, Noise
+from fusion_lab.blocks.soft_thresholds import with_thresholds
 from fusion_lab.blocks.step_fusion import StepFusionName, step_fusion
 from fusion_lab.blocks.step_transformer import NormPlace, StepTransformer, waves
 from fusion_lab.blocks.unit_heads import UnitHeads
 from fusion_lab.config import nearest
 from fusion_lab.contracts import Axis, Batch, ConfigError, Modality, Output, Spec, Task
-from fusion_lab.zoo.modalities import Group, group_modalities, places, stack_group, unit_columns
+from fusion_lab.zoo.modalities import group_modalities, places, stack_group, unit_columns
 from fusion_lab.zoo.model import AttentionConfig, MapSpec, Model
 
 REFERENCE: dict[str, Any] = {
@@ -33,6 +34,8 @@ REFERENCE: dict[str, Any] = {
     "unit_head": "linear",
     "unit_inputs": False,
     "direct": False,
+    "thresholds": 0,
+    "ridge": 0.0,
 }
 """Defaults of the preset of this name, where they are not those of the fields."""
 
@@ -52,6 +55,10 @@ class MultitrackConfig(AttentionConfig):
     (``mlp``), without which units differ by constants alone (``linear``). ``unit_inputs``: each unit also goes by its
     own features at the step. ``direct``: to the answers without units a linear map of all features at the step is
     added, 0 at first, so that a model of few rows is a linear one to begin with.
+    ``thresholds``: embeddings and direct map also read how each numeric feature lies to so many fixed thresholds
+    (:func:`~fusion_lab.blocks.soft_thresholds.with_thresholds`), so that the direct map is a sum of curves in place of
+    straight lines. ``ridge`` times the squares of the direct map's weights is added to the loss: unlike the optimiser's
+    weight decay it holds a task back the more, the less the task weighs in the objective.
     """
 
     family: Literal["multitrack"] = "multitrack"
@@ -66,6 +73,8 @@ class MultitrackConfig(AttentionConfig):
     unit_head: Literal["mlp", "linear"] = "mlp"
     unit_inputs: bool = True
     direct: bool = True
+    thresholds: int = Field(0, ge=0, le=64)
+    ridge: float = Field(0.0, ge=0.0)
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
 
     @model_validator(mode="before")
@@ -92,6 +101,7 @@ class Multitrack(Model):
 
     Config = MultitrackConfig
     units: ClassVar[bool] = True
+    penalties: ClassVar[tuple[str, ...]] = ("ridge",)
 
     def __init__(self, config: MultitrackConfig, spec: Spec) -> None:
         self.super_init()
@@ -100,8 +110,11 @@ class Multitrack(Model):
         width, dropout = config.d_model, config.dropout
         self.names = tuple(m.name for m in read)
         self.sequences = tuple(m.name for m in read if m.kind == "sequence")
-        self.groups = group_modalities(read, {m.name: Asked(token=False, steps=True) for m in read})
-        self.embeddings = nn.ModuleList(_embedding(group, config) for group in self.groups)
+        self.thresholds, self.ridge = config.thresholds, config.ridge
+        self.numeric = {m.name: [i for i, f in enumerate(m.features) if f.kind == "numeric"] for m in read}
+        widths = {m.name: m.width + config.thresholds * len(self.numeric[m.name]) for m in read}
+        self.groups = group_modalities(read, {m.name: Asked(token=False, steps=True) for m in read}, widths)
+        self.embeddings = nn.ModuleList(_embedding(tuple(widths[m.name] for m in g), config) for g in self.groups)
         self.drop = Dropout(dropout)
         self.fusion = step_fusion(config.fusion, len(read), width, config.nhead, dropout) if len(read) > 1 else None
         self.drop_fused = Dropout(dropout)
@@ -119,7 +132,7 @@ class Multitrack(Model):
         self.per_step = {task.name: task.per_step for task in alone}
         self.outputs = [task.outputs for task in alone]
         self.heads = nn.ModuleList(TaskHead(width, task.outputs, dropout) for task in alone)
-        self.direct = _direct(config, read, alone)
+        self.direct = _direct(sum(widths.values()), alone) if config.direct and alone else None
         shared = dict.fromkeys(task.units for task in spec.tasks if task.units)
         self.unit_tasks = [tuple(t for t in spec.tasks if t.units == units) for units in shared]
         self.unit_inputs = [_unit_inputs(read, units) if config.unit_inputs else {} for units in shared]
@@ -138,17 +151,31 @@ class Multitrack(Model):
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> Output:
         there = torch.stack([batch.valid[name] for name in self.sequences]).any(0)  # [B,T]
-        fused, maps = self._fuse(batch, there, noise)
+        read = {name: self._read(name, batch) for name in self.names}
+        fused, maps = self._fuse(read, batch.valid, there, noise)
         steps = self.transformer(fused + waves(there, fused.shape[-1], fused), there, noise)
-        heads = self._of_steps(steps, there, batch, noise) | self._of_units(steps, batch, noise)
-        return Output({task: heads[task] for task in self.order}, {}, maps)
+        heads = self._of_steps(steps, there, read, noise) | self._of_units(steps, batch, noise)
+        return Output({task: heads[task] for task in self.order}, self._penalties(batch, noise), maps)
 
-    def _fuse(self, batch: Batch, there: Tensor, noise: Noise | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _read(self, name: str, batch: Batch) -> Tensor:
+        """Features of a modality with the thresholds of its numeric ones, 0 where it is missing."""
+        x = blank(batch.inputs[name], batch.valid[name])
+        return with_thresholds(x, self.thresholds, self.numeric[name]) if self.thresholds else x
+
+    def _penalties(self, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
+        """What holds the direct map back while it is trained, the same for every row: ``[B]``."""
+        if noise is None or self.direct is None or not self.ridge:
+            return {}
+        return {"ridge": (self.ridge * self.direct.weight.square().sum()).expand(len(batch.weight))}
+
+    def _fuse(
+        self, read: Mapping[str, Tensor], there_of: Mapping[str, Tensor], there: Tensor, noise: Noise | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """``[B,T,D]``, and the map of the fusion, all 0 at a step that no sequence has."""
         made: dict[str, tuple[Tensor, Tensor]] = {}
         for group, embedding in zip(self.groups, self.embeddings, strict=True):
-            x, valid = stack_group(group, batch.inputs, batch.valid)
-            tokens = self.drop(embedding(blank(x, valid)), noise).expand(-1, -1, there.shape[-1], -1)
+            x, valid = stack_group(group, read, there_of)
+            tokens = self.drop(embedding(x), noise).expand(-1, -1, there.shape[-1], -1)
             valid = valid.expand(-1, -1, there.shape[-1])
             made |= {m.name: (tokens[g], valid[g]) for g, m in enumerate(group)}
         tokens, valid = (torch.stack(part) for part in zip(*(made[name] for name in self.names), strict=True))
@@ -158,7 +185,9 @@ class Multitrack(Model):
         maps = {} if weights is None else {STEPS: weights * there.unsqueeze(-1)}
         return self.drop_fused(fused, noise), maps
 
-    def _of_steps(self, steps: Tensor, there: Tensor, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
+    def _of_steps(
+        self, steps: Tensor, there: Tensor, read: Mapping[str, Tensor], noise: Noise | None
+    ) -> dict[str, Tensor]:
         """Answers of the tasks without units. A row without any step has a vector at best, at all steps alike."""
         counted = there | ~there.any(-1, keepdim=True)
         row = weighted_mean(steps, counted, dim=1)
@@ -168,20 +197,13 @@ class Multitrack(Model):
         }
         if self.direct is None:
             return answers
-        added = self.direct(self._features(batch, there))
+        at_steps = (x if x.ndim > 2 else x.unsqueeze(1).expand(-1, there.shape[-1], -1) for x in read.values())
+        added = self.direct(torch.cat(list(at_steps), dim=-1))
         places = torch.split(added, self.outputs, dim=-1)
         for (task, per_step), own in zip(self.per_step.items(), places, strict=True):
             told = own if per_step else weighted_mean(own, counted, dim=1)
             answers[task] = answers[task] + (told.squeeze(-1) if told.shape[-1] == 1 else told)
         return answers
-
-    def _features(self, batch: Batch, there: Tensor) -> Tensor:
-        """All that is read at each step, 0 where it is missing: ``[B,T,F]``."""
-        parts = []
-        for name in self.names:
-            x = blank(batch.inputs[name], batch.valid[name])
-            parts.append(x if x.ndim > 2 else x.unsqueeze(1).expand(-1, there.shape[-1], -1))
-        return torch.cat(parts, dim=-1)
 
     def _of_units(self, steps: Tensor, batch: Batch, noise: Noise | None) -> dict[str, Tensor]:
         answers: dict[str, Tensor] = {}
@@ -246,11 +268,10 @@ def _is_causal(config: MultitrackConfig, spec: Spec) -> bool:
     return causal is not None if config.causal == "auto" else config.causal
 
 
-def _embedding(group: Group, config: MultitrackConfig) -> nn.Module:
-    widths = tuple(m.width for m in group)
+def _embedding(widths: tuple[int, ...], config: MultitrackConfig) -> nn.Module:
     if config.embedding == "projection":
         return Projection(widths, config.d_model)
-    linear = GroupedLinear(len(group), widths[0], config.d_model, widths)
+    linear = GroupedLinear(len(widths), widths[0], config.d_model, widths)
     for g, width in enumerate(widths):
         bound = math.sqrt(6.0 / (width + config.d_model))  # Xavier
         nn.init.uniform_(linear.weight[g, :width], -bound, bound)
@@ -258,11 +279,9 @@ def _embedding(group: Group, config: MultitrackConfig) -> nn.Module:
     return linear
 
 
-def _direct(config: MultitrackConfig, read: tuple[Modality, ...], tasks: tuple[Task, ...]) -> nn.Linear | None:
-    """From all features at a step to the answers of all tasks without units."""
-    if not config.direct or not tasks:
-        return None
-    made = nn.Linear(sum(m.width for m in read), sum(task.outputs for task in tasks), bias=False)
+def _direct(width: int, tasks: tuple[Task, ...]) -> nn.Linear:
+    """From all that is read at a step to the answers of all tasks without units."""
+    made = nn.Linear(width, sum(task.outputs for task in tasks), bias=False)
     nn.init.zeros_(made.weight)
     return made
 

@@ -24,13 +24,17 @@ from multitrack_material import (
     watched,
     without,
 )
+from sklearn.linear_model import Ridge
 
 from fusion_lab.blocks.grouped import GroupedLinear
+from fusion_lab.blocks.randomness import Noise
+from fusion_lab.blocks.soft_thresholds import with_thresholds
 from fusion_lab.blocks.step_fusion import AddSteps, AttentionSteps, GatedSteps
 from fusion_lab.blocks.step_transformer import waves
 from fusion_lab.config import validate
 from fusion_lab.contracts import ConfigError, Feature, Modality, Spec, Task
 from fusion_lab.experiment import override
+from fusion_lab.objectives import Objective, ObjectiveConfig
 from fusion_lab.zoo.modalities import unit_columns
 from fusion_lab.zoo.multitrack import STEPS, Multitrack, MultitrackConfig
 
@@ -338,6 +342,92 @@ def test_a_direct_answer_is_nothing_at_first():
     assert not Multitrack(MultitrackConfig(), spec).direct.weight.any()
 
 
+ALONE = Spec(
+    (stream("audio", 2, LENGTH), stream("visual", 3, LENGTH)), (Task("t", "regression", steps=("audio", "visual")),)
+)
+
+
+@settings(max_examples=25)
+@given(count=st.integers(1, 9), seed=SEEDS)
+def test_with_thresholds_a_direct_answer_is_a_sum_of_curves_of_single_features(count, seed):
+    """What two features change together is what each changes by itself; and twice the change is not twice as much.
+    Fails when ``with_thresholds`` compares the sum of all features.
+    """
+    model, batch = made(ALONE, seed, thresholds=count), rows_of(ALONE, seed=seed, there=1.0)
+    assert model.direct is not None
+    with watched(model.direct) as seen:
+        for audio, visual in ((0, 0), (1, 0), (0, 1), (1, 1), (2, 0)):
+            inputs = {name: leaf.clone() for name, leaf in batch.inputs.items()}
+            inputs["audio"][..., 0] += audio
+            inputs["visual"][..., 2] += visual
+            model(batch._replace(inputs=inputs))
+    neither, one, other, both, twice = (answer for _, answer in seen)
+    torch.testing.assert_close(both - neither, (one - neither) + (other - neither))
+    assert not torch.allclose(twice - one, one - neither)
+
+
+@settings(max_examples=25)
+@given(count=st.integers(0, 9), vector=st.booleans())
+def test_only_numeric_features_have_thresholds(count, vector):
+    kinds = ("numeric", "binary", "embedding", "numeric")
+    features = tuple(Feature(f"f{i}", kind) for i, kind in enumerate(kinds))
+    here = Modality("clinic", "vector", features) if vector else Modality("face", "sequence", features, LENGTH)
+    clock = ("audio", "visual") if vector else ("audio", "visual", "face")
+    spec = Spec((*ALONE.modalities, here), (replace(ALONE.tasks[0], steps=clock),))
+    model, bare = (build(spec, thresholds=n) for n in (count, 0))
+    assert model.direct is not None
+    assert bare.direct is not None
+    more = count * (2 + 3 + kinds.count("numeric"))
+    assert model.direct.in_features - bare.direct.in_features == more
+    assert model.count_parameters() - bare.count_parameters() == more * (SMALL["d_model"] + 1)
+    batch = rows_of(spec)
+    assert all(torch.isfinite(head).all() for head in made(spec, thresholds=count)(batch).heads.values())
+
+
+@pytest.mark.parametrize(
+    ("ridge", "direct", "found"), [(0.3, True, {"ridge"}), (0.0, True, set()), (0.3, False, set())]
+)
+def test_ridge_is_the_penalty_of_the_direct_map_while_it_learns(ridge, direct, found):
+    model, batch = made(ALONE, ridge=ridge, direct=direct), rows_of(ALONE)
+    assert not model(batch).penalties
+    told = model(batch, Noise(torch.zeros(0, dtype=torch.int16))).penalties
+    assert set(told) == found
+    for penalty in told.values():
+        assert penalty.shape == (3,)
+        (gradient,) = torch.autograd.grad(penalty.mean(), model.direct.weight)
+        torch.testing.assert_close(gradient, 2 * ridge * model.direct.weight)
+
+
+def test_the_direct_map_becomes_a_ridge_regression_whose_penalty_goes_by_the_tasks_weight():
+    shares, ridge = {"loud": 1.0, "quiet": 0.1}, 0.2
+    tasks = tuple(Task(name, "regression", steps=("audio",)) for name in shares)
+    spec = Spec((stream("audio", 3, LENGTH),), tasks)
+    model, batch = made(spec, thresholds=2, ridge=ridge), rows_of(spec, rows=40, there=1.0)
+    there = batch.valid["audio"]
+    target = batch.inputs["audio"].sum(-1).tanh()
+    batch = batch._replace(targets=dict.fromkeys(shares, target), known=dict.fromkeys(shares, there))
+    objective = Objective(ObjectiveConfig(regression="mse", task_weights=shares), spec, model.penalties)
+    weights = {name: torch.ones(1, dtype=torch.float64) for name in shares}
+    assert model.direct is not None
+    with torch.no_grad():  # nothing but the direct map answers
+        for head in model.heads:
+            head.out.weight.zero_()
+            head.out.bias.zero_()
+    search = torch.optim.LBFGS([model.direct.weight], max_iter=300, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        found = objective(model(batch, Noise(torch.zeros(0, dtype=torch.int16))), batch, weights)
+        found.backward()
+        return found
+
+    search.step(loss)
+    read = with_thresholds(batch.inputs["audio"], 2, [0, 1, 2])[there].numpy()
+    for own, share in zip(model.direct.weight.detach(), shares.values(), strict=True):
+        expected = Ridge(ridge * len(read) / share, fit_intercept=False).fit(read, target[there].numpy())
+        torch.testing.assert_close(own, torch.from_numpy(expected.coef_), atol=1e-5, rtol=1e-4)
+
+
 CAUSAL = replace(SPEC.tasks[0], causal=True)
 
 
@@ -393,7 +483,8 @@ def test_the_preset_gives_the_published_settings_and_what_is_given_stands():
     config = validate(MultitrackConfig, {"preset": "reference", "d_model": 32}, "here")
     told = (config.d_model, config.nhead, config.num_encoder_layers, config.norm, config.unit_inputs)
     assert told == (32, 8, 6, "post", False)
-    tree = {"model": {"family": "multitrack", "preset": "reference", "dim_feedforward": 64, "fusion": "add"}}
+    sizes = {"dim_feedforward": 64, "thresholds": 8, "ridge": 0.1}
+    tree = {"model": {"family": "multitrack", "preset": "reference", **sizes, "fusion": "add"}}
     assert override(tree, {"model.preset": "small"})["model"] == {
         "family": "multitrack",
         "preset": "small",
