@@ -128,7 +128,8 @@ class Experiment(Config):
         """The settings that decide what comes out, whatever it is called and wherever its files lie."""
         settings = {k: v for k, v in self.resolved().items() if k not in BESIDE}
         settings["data"].pop("root", None)
-        settings["training"].pop("checkpoints")  # what is kept beside the weights that answer
+        for beside in ("checkpoints", "curves"):  # what is kept, and decides nothing
+            settings["training"].pop(beside)
         return settings
 
 

@@ -18,6 +18,7 @@ from fusion_lab.training.batches import counted, gather, padded
 from fusion_lab.training.execution import settle
 from fusion_lab.training.leaves import Leaves, stack_models
 from fusion_lab.training.monitor import (
+    also_scored,
     flat_steps,
     of_main_tasks,
     over_all_folds,
@@ -154,6 +155,7 @@ class _CrossValidation:
         scores = probabilities(output.heads, self.spec, self.steps.scale)
         own = {task.name: self._scores(task, scores[task.name], self.alive_val) for task in self.spec.tasks}
         curves = {self._curve(task): own[task.name] for task in self.spec.tasks}
+        curves |= {name: values for name, values in self._more_curves(scores).items() if name not in curves}
         by_loss = [self.undefined[k] or plan.training.monitor == "loss" for k in state.alive]
         together = of_main_tasks(self.spec, plan.training.goal, own)
         values = checkpoints.watched_values(own, together, losses, by_loss)
@@ -197,6 +199,15 @@ class _CrossValidation:
         """The watched score of each fold, float64 ``[K]``."""
         score = watched(task, self.plan.training.monitor)[1]
         return score(task, *flat_steps(task, scores, batch.targets[task.name], counted(batch, task))).double().cpu()
+
+    def _more_curves(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What ``training.curves`` asks for, each float64 ``[K]``."""
+        found = {}
+        for task in self.spec.tasks:
+            rows = flat_steps(task, scores[task.name], self.alive_val.targets[task.name], counted(self.alive_val, task))
+            for name, score in also_scored(task, self.plan.training.curves).items():
+                found[f"val/{task.name}/{name}"] = score(task, *rows).double().cpu()
+        return found
 
     def _evaluation(self, seconds: float) -> Evaluation:
         state, epochs = self.state, self.plan.training.epochs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -78,6 +78,13 @@ def watched(task: Task, monitor: str) -> tuple[str, Score]:
     elif task.kind == "binary" and name == "f1":
         name = "auroc"
     return name, SCORES[name]
+
+
+def also_scored(task: Task, names: Sequence[str]) -> dict[str, Score]:
+    """Scores by name that curves of a task with classes show beside the watched one."""
+    if task.kind == "regression":
+        return {}
+    return {name: _named(name) if (name, task.kind) == ("f1", "binary") else SCORES[name] for name in names}
 
 
 def score_name(monitor: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -67,6 +67,9 @@ class TrainingConfig(Config):
     comes out: those of every task's own best epoch, by the score of this task that the curves show, those of the best
     epoch by ``monitor``, and the last ones; see :mod:`fusion_lab.training.checkpoints`.
 
+    ``curves``: more scores of tasks with classes that are kept of every epoch and decide nothing, ``ap`` and ``f1``,
+    that of a binary task by the threshold 0.5.
+
     ``sampler`` draws rows with rare positive labels more often, see
     :class:`~fusion_lab.training.sampling.SamplerConfig`; ``null``: an epoch is every training row once. The optimiser
     takes a step for every ``accumulate`` mini-batches, and at the end of an epoch, see
@@ -84,6 +87,7 @@ class TrainingConfig(Config):
     patience: int = Field(15, ge=1)
     restore: Literal["best", "last"] = "best"
     checkpoints: Literal["restored", "all"] = "restored"
+    curves: Annotated[tuple[Literal["auroc", "ap", "f1"], ...], Field(strict=False)] = ()  # given as a list
     monitor: Monitor = "auroc"
     min_weight: float = Field(0.4, ge=0.0, le=1.0)
     undefined: Literal["pooled", "refuse"] = "pooled"

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, f1_score
 from small_plans import OWN, REGRESSION, TWO_TASKS, make_plan, pick
 
 from fusion_lab.contracts import ConfigError, DataError
@@ -148,6 +149,22 @@ def test_predictions_are_those_of_the_best_weights(mode, size):
                 heads = model(plan.batch(part.row, plan.scaler.fold(fold.fold)).without_targets()).heads
             np.testing.assert_allclose(part.score["outcome"], torch.sigmoid(heads["outcome"]), atol=1e-6)
             np.testing.assert_allclose(part.score["grade"], torch.softmax(heads["grade"], -1), atol=1e-6)
+
+
+def test_more_scores_of_each_epoch_are_scikit_learns_and_decide_nothing():
+    plain, more = (cross_validate(make_plan({**TWO_TASKS, "training.curves": names})) for names in ([], ["ap", "f1"]))
+    for fold, same in zip(more.folds, plain.folds, strict=True):
+        part, row = more.predictions.of("val", fold.fold), fold.history[fold.best_epoch - 1]
+        target, score, grade, called = (
+            of[part.known[task]]
+            for task in ("outcome", "grade")
+            for of in (part.target[task], part.score[task] if task == "outcome" else part.score[task].argmax(-1))
+        )
+        assert row["val/outcome/ap"] == pytest.approx(average_precision_score(target, score))
+        assert row["val/outcome/f1"] == pytest.approx(f1_score(target, score >= 0.5, zero_division=0))
+        assert row["val/grade/f1"] == pytest.approx(f1_score(grade, called, average="macro", zero_division=0))
+        names = {f"val/{task}/{name}" for task in ("outcome", "grade") for name in ("ap", "f1")}
+        assert [{n: value for n, value in row.items() if n not in names} for row in fold.history] == [*same.history]
 
 
 def watching(monitor: str) -> dict[str, object]:
