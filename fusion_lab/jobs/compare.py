@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from fusion_lab.config import nearest
 from fusion_lab.contracts import DataError, Spec, UserError
 from fusion_lab.evaluation.entries import Entry, FoldFacts, common_ground
+from fusion_lab.experiment import BESIDE
 from fusion_lab.jobs.cells import GROUP_TAG, REFERENCE_TAG, SAME_TAG
 from fusion_lab.jobs.comparing import made_report, save_report
 from fusion_lab.jobs.evaluation import MISSING_MODALITY
@@ -35,6 +36,8 @@ TOLD = ("curves.json", MISSING_MODALITY)
 SWEEP = "sweep:"
 SHORTEST = 4
 """Characters of a run's id that are taken for the beginning of one."""
+MOST_TOLD, LONGEST_TOLD = 2, 48
+"""Settings, and characters of them all, by which runs of one name are told apart."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,26 @@ def _pages(store: Store, places: Sequence[str]):
 
 def _names(runs: Sequence[StoredRun]) -> dict[str, str]:
     """What each run is called here: its name, with what tells it apart where two have the same."""
-    names = {run.info.run_id: str(run.info.run_name) for run in runs}
-    called = list(names.values())
+    names = {}
     for run in runs:
-        if called.count(str(run.info.run_name)) > 1:
-            names[run.info.run_id] = f"{run.info.run_name} ({run.info.run_id[:8]})"
+        same = [other for other in runs if other.info.run_name == run.info.run_name]
+        name = str(run.info.run_name)
+        names[run.info.run_id] = f"{name} ({_apart(run, same)})" if len(same) > 1 else name
     return names
+
+
+def _apart(run: StoredRun, same: Sequence[StoredRun]) -> str:
+    """The values of the settings in which runs of one name differ, if these are few and short and tell all of them
+    apart, or else the beginning of the run's id.
+    """
+    settings = [
+        {k: v for k, v in other.data.params.items() if "." in k and k.partition(".")[0] not in BESIDE} for other in same
+    ]
+    keys = [key for key in settings[0] if len({of.get(key) for of in settings}) > 1]
+    told = [", ".join(f"{key}={of.get(key)}" for key in keys) for of in settings]
+    if 0 < len(keys) <= MOST_TOLD and len(set(told)) == len(same) and max(map(len, told)) <= LONGEST_TOLD:
+        return told[same.index(run)]
+    return run.info.run_id[:8]
 
 
 def _entry(store: Store, run: StoredRun, name: str) -> Entry | None:

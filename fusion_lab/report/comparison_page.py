@@ -145,10 +145,15 @@ def _forest(report: Report, comparison: Comparison) -> go.Figure:
     menu = {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}}
     figure.update_layout(updatemenus=[menu])
     title = f"Difference from {comparison.reference}, 95 % interval; p after Holm"
-    style.layout(figure, title, 190 + 30 * len(names))
+    style.layout(figure, title, 230 + 30 * len(names))
     # p stands in a margin of its own: beside a marker the line at zero would cross it
     figure.update_layout(xaxis={"domain": [0, 0.9]}, xaxis2={"domain": [0.9, 1], "range": [0, 1], "visible": False})
-    return figure.update_layout(legend={"orientation": "h", "y": -90 / (190 + 30 * max(len(names), 1))})
+    below = {
+        "orientation": "h",
+        "yanchor": "top",
+        "y": -52 / (60 + 30 * max(len(names), 1)),
+    }  # in heights of what is drawn in
+    return figure.update_layout(margin={"b": 100}, legend=below)
 
 
 def _difference_axis(report: Report, measure: Measure) -> str:

@@ -17,7 +17,7 @@ from fusion_lab.tracking.trial import log_predictions
 from fusion_lab.zoo.baselines import run_baselines
 
 
-def write_run(store, name, seed=0, rows=60, tags=None, facts=True, parent=None, noise=0.0):
+def write_run(store, name, seed=0, rows=60, tags=None, facts=True, parent=None, noise=0.0, params=None):
     """A run with predictions of the prevalence, plus ``noise``, as an earlier job left it."""
 
     changes = {"data.rows": rows, "folds.seed": seed}
@@ -36,7 +36,7 @@ def write_run(store, name, seed=0, rows=60, tags=None, facts=True, parent=None, 
     with store.start_run(
         store.experiment_id("tiny"), name, parent=parent, tags=tags or {"fusion_lab.kind": "train"}
     ) as run:
-        run.params({"training.monitor": "auroc"})
+        run.params({"training.monitor": "auroc", **(params or {})})
         log_predictions(run, predictions, materials.spec, RowNames(names.ids), folds if facts else FoldFacts())
     store.flush()
     return run.id
@@ -164,6 +164,22 @@ def test_two_runs_of_one_name_are_told_apart(stage, store, blank):
     assert report.entries == [f"same ({run_id[:8]})" for run_id in ids]
     with pytest.raises(UserError, match="expected one run, found 2 called 'same'"):
         compare.run(f"{ids[0]},same", "out.html", stage.uri)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "called"),
+    [
+        ({"model.fusion": "gated"}, {"model.fusion": "add"}, ["same (model.fusion=gated)", "same (model.fusion=add)"]),
+        ({"fingerprint": "a", "evaluation.bins": "9"}, {"fingerprint": "b"}, None),
+        ({f"model.{i}": "1" for i in "abc"}, {f"model.{i}": "2" for i in "abc"}, None),
+        ({"model.fusion": "a" * 60}, {"model.fusion": "b"}, None),
+    ],
+    ids=["a setting", "nothing that matters", "many settings", "a long value"],
+)
+def test_runs_of_one_name_are_called_by_the_setting_in_which_they_differ(stage, store, blank, first, second, called):
+    ids = [write_run(store, "same", params=params) for params in (first, second)]
+    report = compare.run(",".join(ids), "out.html", stage.uri)
+    assert report.entries == (called or [f"same ({run_id[:8]})" for run_id in ids])
 
 
 @pytest.mark.parametrize(

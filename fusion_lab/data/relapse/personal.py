@@ -63,12 +63,12 @@ def against_past(days: Days) -> tuple[Days, tuple[str, ...]]:
     :data:`LEAST_BEFORE` do it counts as missing. No label, no later day and nobody else is looked at, so that every
     protocol allows it, and a served model can be given the same.
     """
-    code, first = np.unique(days.code, return_index=True)
-    ends = np.append(first[1:], len(days))
+    begins = np.unique(days.code, return_index=True)[1]
+    sequences = [*map(slice, begins, np.append(begins[1:], len(days)))]
     values, observed = dict(days.values), dict(days.observed)
     for name in _measurable(days):
         values[name], observed[name] = np.zeros_like(days.values[name]), np.zeros_like(days.observed[name])
-        for own in map(slice, first[: len(code)], ends[: len(code)]):
+        for own in sequences:
             values[name][own], observed[name][own] = _since(days.values[name][own], days.observed[name][own])
     told = f"{PAST}, {LEAST_BEFORE} at least (data.normalise)"
     return replace(days, values=values, observed=observed), (told,)
@@ -93,8 +93,8 @@ def _since(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _before(of: np.ndarray) -> np.ndarray:
-    """Sums over earlier rows, [n,F]."""
-    return np.cumsum(of, axis=0) - of
+    """Sums over earlier rows, [n,F], of which the row itself is no part, however large it is."""
+    return np.concatenate([np.zeros_like(of[:1]), np.cumsum(of[:-1], axis=0)])
 
 
 def _measured(values: np.ndarray, observed: np.ndarray, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -83,6 +83,15 @@ def test_days_are_measured_by_the_days_before_them(own):
                     assert made.values[name][place, column] == pytest.approx(np.clip(wanted, -BOUND, BOUND), abs=1e-4)
 
 
+def test_a_day_that_is_far_off_is_measured_by_the_days_before_it_all_the_same(own):
+    day, name = int(np.flatnonzero(own.code == own.code[0])[-1]), "accel"
+    column = int(own.observed[name][day].argmax())
+    far = {**own.values, name: own.values[name].copy()}
+    before = against_past(own)[0].values[name][day, column]
+    far[name][day, column] += np.float32(np.sign(before) * 1e12)
+    assert against_past(replace(own, values=far))[0].values[name][day, column] == np.sign(before) * BOUND
+
+
 def test_a_later_day_and_another_person_change_nothing_of_a_day(own):
     last = own.day == np.array([own.day[own.code == code].max() for code in own.code])
     odd = {
