@@ -195,7 +195,7 @@ def _apart(run: StoredRun, same: Sequence[StoredRun]) -> str:
         {k: v for k, v in other.data.params.items() if "." in k and k.partition(".")[0] not in BESIDE} for other in same
     ]
     keys = [key for key in settings[0] if len({of.get(key) for of in settings}) > 1]
-    told = [", ".join(f"{key}={of.get(key)}" for key in keys) for of in settings]
+    told = [", ".join(f"{key}={of.get(key)}" for key in keys).replace('"', "") for of in settings]
     if 0 < len(keys) <= MOST_TOLD and len(set(told)) == len(same) and max(map(len, told)) <= LONGEST_TOLD:
         return told[same.index(run)]
     return run.info.run_id[:8]

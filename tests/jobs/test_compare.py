@@ -170,11 +170,12 @@ def test_two_runs_of_one_name_are_told_apart(stage, store, blank):
     ("first", "second", "called"),
     [
         ({"model.fusion": "gated"}, {"model.fusion": "add"}, ["same (model.fusion=gated)", "same (model.fusion=add)"]),
+        ({"model.use": "null"}, {"model.use": '["a"]'}, ["same (model.use=null)", "same (model.use=[a])"]),
         ({"fingerprint": "a", "evaluation.bins": "9"}, {"fingerprint": "b"}, None),
         ({f"model.{i}": "1" for i in "abc"}, {f"model.{i}": "2" for i in "abc"}, None),
         ({"model.fusion": "a" * 60}, {"model.fusion": "b"}, None),
     ],
-    ids=["a setting", "nothing that matters", "many settings", "a long value"],
+    ids=["a setting", "a list", "nothing that matters", "many settings", "a long value"],
 )
 def test_runs_of_one_name_are_called_by_the_setting_in_which_they_differ(stage, store, blank, first, second, called):
     ids = [write_run(store, "same", params=params) for params in (first, second)]
