@@ -50,14 +50,16 @@ def task_scores(scored: Scored, spec: Spec, split: str) -> list[TaskScore]:
 
 
 def task_lines(scores: Sequence[TaskScore], split: str) -> list[str]:
-    """A table of several tasks, and which of them cannot be told from guessing."""
+    """A table of several tasks, whose rows are called ``split``, and which of them cannot be told from guessing."""
     lines = list(guessing_lines(scores))
     if len(scores) < 2:
         return lines
     body = [
         [
             f"{score.task.name} (auxiliary)" if score.task.auxiliary else score.task.name,
-            f"{NAMES[score.metric]} {score.value:.3f}",
+            f"{NAMES[score.metric]} {score.value:.3f}"
+            if math.isfinite(score.value)
+            else f"{NAMES[score.metric]} undefined",
             f"{score.low:.3f} to {score.high:.3f}" if math.isfinite(score.low) else "",
         ]
         for score in scores[:MOST_TASKS]

@@ -192,13 +192,20 @@ def _apart(run: StoredRun, same: Sequence[StoredRun]) -> str:
     apart, or else the beginning of the run's id.
     """
     settings = [
-        {k: v for k, v in other.data.params.items() if "." in k and k.partition(".")[0] not in BESIDE} for other in same
+        {k: v for k, v in other.data.params.items() if _is_setting(k) and k.partition(".")[0] not in BESIDE}
+        for other in same
     ]
-    keys = [key for key in settings[0] if len({of.get(key) for of in settings}) > 1]
+    every = dict.fromkeys(key for of in settings for key in of)
+    keys = [key for key in every if len({of.get(key) for of in settings}) > 1]
     told = [", ".join(f"{key}={of.get(key)}" for key in keys).replace('"', "") for of in settings]
     if 0 < len(keys) <= MOST_TOLD and len(set(told)) == len(same) and max(map(len, told)) <= LONGEST_TOLD:
         return told[same.index(run)]
     return run.info.run_id[:8]
+
+
+def _is_setting(name: str) -> bool:
+    """Whether a parameter of a run is a setting of the experiment, and no fact about the run."""
+    return "." in name or name in ("seed", "trial")
 
 
 def _entry(store: Store, run: StoredRun, name: str) -> Entry | None:
@@ -227,10 +234,14 @@ def _json(store: Store, run: StoredRun, path: str) -> Mapping[str, Any] | None:
 def _beside(compared: Sequence[Compared]) -> Beside:
     losses = {c.entry.name: losses_of(c.curves) for c in compared if c.curves is not None}
     told = {c.entry.name: gains_of(c.subsets) for c in compared if c.subsets is not None}
-    metrics = {task: metric for _, of in told.values() for task, metric in of.items()}
-    return Beside(
-        {name: of for name, of in losses.items() if of}, {name: of for name, (of, _) in told.items()}, metrics
-    )
+    metrics: dict[str, str] = {}
+    for _, of in told.values():
+        metrics = {**of, **metrics}
+    gains = {  # those of another score, as of runs of earlier versions, do not stand in one column with the first's
+        name: {task: gain for task, gain in of.items() if metric[task] == metrics[task]}
+        for name, (of, metric) in told.items()
+    }
+    return Beside({name: of for name, of in losses.items() if of}, gains, metrics)
 
 
 def _artifact(store: Store, run: StoredRun, path: str) -> bytes | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from fusion_lab.config import flatten
+from fusion_lab.contracts import Task
 from fusion_lab.evaluation.thresholds import fold_thresholds
 from fusion_lab.report.curves import metric_of, task_of
 from fusion_lab.tracking.trial import Outcome
@@ -17,6 +18,7 @@ METRICS = {
     "auroc": "auroc",
     "ap": "auprc",
     "f1": "f1",
+    "f1_at_0.5": "f1",
     "precision": "precision",
     "recall": "recall",
     "accuracy": "accuracy",
@@ -85,7 +87,7 @@ def fold_files(outcome: Outcome) -> Iterator[tuple[str, dict[str, Any]]]:
             "threshold": _only(
                 {t.name: thresholds[t.name][fold.fold] for t in outcome.spec.main_tasks if t.name in thresholds}
             ),
-            "history": [_row(row, len(outcome.spec.main_tasks) == 1) for row in fold.history],
+            "history": [_row(row, outcome.spec.main_tasks) for row in fold.history],
             "split_sizes": _sizes(outcome, fold),
             "elapsed_seconds": outcome.result.seconds,
             "note": NOTE,
@@ -115,8 +117,11 @@ def _scores(rows: pd.DataFrame) -> dict[str, Any]:
     return told
 
 
-def _row(row: Mapping[str, float], single: bool) -> dict[str, float]:
-    """An epoch: ``train_loss``, ``val_loss``, ``lr`` and the watched score, ``val_auroc`` of a single main task."""
+def _row(row: Mapping[str, float], main: Sequence[Task]) -> dict[str, float]:
+    """An epoch: ``train_loss``, ``val_loss``, ``lr`` and the scores that curves hold, ``val_auroc`` of a single main
+    task, ``val_<task>_auroc`` of others.
+    """
+    only = main[0].name if len(main) == 1 else ""
     told: dict[str, float] = {}
     for name, value in row.items():
         task = task_of(name)
@@ -124,7 +129,7 @@ def _row(row: Mapping[str, float], single: bool) -> dict[str, float]:
             told[name.replace("/", "_")] = value
         else:
             metric = METRICS.get(metric_of(name), metric_of(name))
-            told[f"val_{metric}" if single else f"val_{task}_{metric}"] = value
+            told[f"val_{metric}" if task == only else f"val_{task}_{metric}"] = value
     return told
 
 

@@ -53,7 +53,9 @@ def _best(fold: FoldResult, curve: np.ndarray) -> int:
 
 
 def _read(folds: Sequence[FoldResult], main: Sequence[str], choose: Choice) -> dict[str, object]:
-    names = {task_of(name): name for name in folds[0].history[0] if task_of(name)}
+    names: dict[str, str] = {}
+    for name in filter(task_of, folds[0].history[0]):
+        names.setdefault(task_of(name), name)  # the watched score is a task's first curve
     tasks = {task: [_curve(fold, name) for fold in folds] for task, name in names.items()}
     means = [np.mean(curves, axis=0) for curves in zip(*(tasks[task] for task in main), strict=True)]
     metrics = ", ".join(dict.fromkeys(metric_of(names[task]) for task in main))
@@ -66,7 +68,7 @@ def _read(folds: Sequence[FoldResult], main: Sequence[str], choose: Choice) -> d
 
 
 def _curve(fold: FoldResult, name: str) -> np.ndarray:
-    return np.array([row[name] for row in fold.history])
+    return np.array([row.get(name, math.nan) for row in fold.history])
 
 
 def _entry(folds: Sequence[FoldResult], metric: str, curves: Sequence[np.ndarray], choose: Choice) -> dict[str, object]:

@@ -61,7 +61,8 @@ def run(
             lines = table([scored, *baselines], split, materials.spec, chosen.training.goal)
             progress.line("\n".join(["", title(split, chosen), *lines]))
         each = task_scores(scored, materials.spec, "test")
-        progress.line("\n".join(["", *task_lines(each, "test")]))
+        if lines := task_lines(each, "test (selected)" if "test" in scored.selected else "test"):
+            progress.line("\n".join(["", *lines]))
         if chosen.folds.protocol in ONE_GROUP:
             progress.line("\n".join(["", "one at a time:", *by_fold_lines(scored, "test", materials)]))
         trained = Trained.of(chosen, result)

@@ -155,6 +155,7 @@ _AXIS_NAMES = {
     "macro_plus_min": "macro + min AP (0 to 1)",
     "macro + min AP": "macro + min AP (0 to 1)",
     "f1": "F1 (0 to 1)",
+    "f1_at_0.5": "F1 at threshold 0.5 (0 to 1)",
     "macro F1": "macro F1 (0 to 1)",
     "accuracy": "accuracy (0 to 1)",
     "loss": "loss (nats per row)",

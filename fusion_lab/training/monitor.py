@@ -16,6 +16,9 @@ from fusion_lab.training.plan import Goal, Monitor, TrainingConfig
 from fusion_lab.training.sampling import check_sampler
 from fusion_lab.training.targets import TargetScale
 
+AT_HALF = "f1_at_0.5"
+"""What the F1 of a binary task is called in curves: of the positive class, by the threshold 0.5."""
+
 Score = Callable[[Task, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -84,7 +87,8 @@ def also_scored(task: Task, names: Sequence[str]) -> dict[str, Score]:
     """Scores by name that curves of a task with classes show beside the watched one."""
     if task.kind == "regression":
         return {}
-    return {name: _named(name) if (name, task.kind) == ("f1", "binary") else SCORES[name] for name in names}
+    binary = {"f1": (AT_HALF, _named("f1"))} if task.kind == "binary" else {}
+    return dict(binary.get(name, (name, SCORES[name])) for name in names)
 
 
 def score_name(monitor: str) -> str:

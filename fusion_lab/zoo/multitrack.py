@@ -77,6 +77,12 @@ class MultitrackConfig(AttentionConfig):
     ridge: float = Field(0.0, ge=0.0)
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
 
+    @model_validator(mode="after")
+    def _ridge_holds_something(self) -> MultitrackConfig:
+        if self.ridge and not self.direct:
+            raise ValueError(f"ridge: expected 0 where direct is false, found {self.ridge:g}")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, given: Any) -> Any:

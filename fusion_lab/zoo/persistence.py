@@ -123,10 +123,13 @@ class _Moves:
 
 
 def _value(now: np.ndarray) -> np.ndarray:
-    """``[...,Q]`` as one number ``[...]``: of several features, which are classes, the place of the largest."""
+    """``[...,Q]`` as one number ``[...]``: of several features, which are classes, the place of the largest, NaN where
+    none of them is there (a category that is unknown).
+    """
     if now.shape[-1] == 1:
         return now[..., 0]
-    return np.where(np.isnan(now).any(-1), np.nan, np.nan_to_num(now).argmax(-1))
+    found = np.nan_to_num(now)
+    return np.where(np.isnan(now).any(-1) | ~(found > 0).any(-1), np.nan, found.argmax(-1))
 
 
 def _line(value: np.ndarray, target: np.ndarray) -> tuple[float, float, float]:

@@ -57,6 +57,11 @@ def test_a_score_that_a_fold_leaves_undefined_is_that_of_all_rows_together():
     assert (score.value, score.low, score.high, score.guessed) == (0.7, 0.6, 0.8, False)
 
 
+def test_a_score_that_is_nowhere_defined_is_told_as_such():
+    nothing = ("test", "mood", "auroc", *[np.nan] * 6)
+    assert told(task("place"), task("mood"), lines=(GOOD, nothing))[3].split() == ["mood", "AUROC", "undefined"]
+
+
 @pytest.mark.parametrize(("low", "guessed"), [(-0.1, True), (0.0, True), (0.01, False), (math.nan, False)])
 def test_a_regression_goes_by_r2_and_without_an_interval_nothing_is_said(low, guessed):
     line = ("test", "dose", "r2", 0.2, low, 0.5, 0.2, low, 0.5)

@@ -72,10 +72,12 @@ def test_what_runs_tell_of_themselves_is_read_where_they_have_it(stage, store, b
     run = store.run(ids[0], store.experiment_id("tiny"))
     run.json("curves.json", {"folds": [fold]})
     run.json("evaluation/missing_modality.json", {"modality_gain": {"y": {"a": 0.2}}, "metric": {"y": "auroc"}})
+    other = store.run(ids[1], store.experiment_id("tiny"))  # gains in another score stand in no column with these
+    other.json("evaluation/missing_modality.json", {"modality_gain": {"y": {"a": 0.01}}, "metric": {"y": "accuracy"}})
     store.flush()
     beside = compare.run(",".join(ids), "out.html", stage.uri).beside
     assert {name: of["val/loss"].tolist() for name, of in beside.losses.items()} == {"one": [0.75]}
-    assert beside.gains == {"one": {"y": {"a": 0.2}}} and beside.metrics == {"y": "auroc"}
+    assert beside.gains == {"one": {"y": {"a": 0.2}}, "second": {}} and beside.metrics == {"y": "auroc"}
 
 
 @pytest.mark.slow
@@ -171,11 +173,21 @@ def test_two_runs_of_one_name_are_told_apart(stage, store, blank):
     [
         ({"model.fusion": "gated"}, {"model.fusion": "add"}, ["same (model.fusion=gated)", "same (model.fusion=add)"]),
         ({"model.use": "null"}, {"model.use": '["a"]'}, ["same (model.use=null)", "same (model.use=[a])"]),
+        ({"seed": "1"}, {"seed": "2"}, ["same (seed=1)", "same (seed=2)"]),
+        ({}, {"data.weekday": "w"}, ["same (data.weekday=None)", "same (data.weekday=w)"]),
         ({"fingerprint": "a", "evaluation.bins": "9"}, {"fingerprint": "b"}, None),
         ({f"model.{i}": "1" for i in "abc"}, {f"model.{i}": "2" for i in "abc"}, None),
         ({"model.fusion": "a" * 60}, {"model.fusion": "b"}, None),
     ],
-    ids=["a setting", "a list", "nothing that matters", "many settings", "a long value"],
+    ids=[
+        "a setting",
+        "a list",
+        "a seed",
+        "a setting of the second",
+        "nothing that matters",
+        "many settings",
+        "a long value",
+    ],
 )
 def test_runs_of_one_name_are_called_by_the_setting_in_which_they_differ(stage, store, blank, first, second, called):
     ids = [write_run(store, "same", params=params) for params in (first, second)]

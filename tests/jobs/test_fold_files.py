@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_several_tasks_have_their_scores_and_curves_by_name():
     content = next(iter(files(outcome(("death", "falls"))).values()))
     assert set(content["test"]) == {"death", "falls"} and "auprc" in content["test"]["falls"]
     assert "val_death_auroc" in content["history"][0]
+
+
+def test_an_auxiliary_task_does_not_take_the_main_ones_place():
+    made = outcome(("death", "falls"))
+    tasks = (made.spec.tasks[0], replace(made.spec.tasks[1], auxiliary="help"))
+    folds = [
+        replace(
+            fold, history=tuple({**row, "val/falls/auroc": 0.1, "val/death/f1_at_0.5": 0.2} for row in fold.history)
+        )
+        for fold in made.result.folds
+    ]
+    changed = replace(made, spec=replace(made.spec, tasks=tasks), result=replace(made.result, folds=tuple(folds)))
+    row = next(iter(files(changed).values()))["history"][0]
+    assert (row["val_auroc"], row["val_f1"], row["val_falls_auroc"]) == (0.5, 0.2, 0.1)
 
 
 def test_the_names_of_settings_lead_to_settings():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -92,3 +93,23 @@ def test_the_summary_holds_curves_configuration_and_size(outcome):
     files = told["checkpoints"]["restored"]
     assert {fold: line["epoch"] for fold, line in files.items()} == {f.name: f.best_epoch for f in result.folds}
     assert len({line["file"] for line in files.values()}) == len(result.folds)
+
+
+@given(outcomes())
+def test_more_curves_change_nothing_of_what_is_summarised(outcome):
+    """Also where training went on with others."""
+    more = [
+        replace(
+            fold,
+            history=tuple(
+                {**row, **({f"val/{task}/ap": 0.5 for task in TASKS} if place % 2 == 0 else {})}
+                for place, row in enumerate(fold.history)
+            ),
+        )
+        for fold in outcome.result.folds
+    ]
+    one, other = (training_summary(of) for of in (outcome, made_outcome(tuple(more))))
+    kept = set(one) - {"folds", "config"}
+    assert json.dumps({k: one[k] for k in kept}, sort_keys=True) == json.dumps(
+        {k: other[k] for k in kept}, sort_keys=True
+    )

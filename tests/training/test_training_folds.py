@@ -161,9 +161,9 @@ def test_more_scores_of_each_epoch_are_scikit_learns_and_decide_nothing():
             for of in (part.target[task], part.score[task] if task == "outcome" else part.score[task].argmax(-1))
         )
         assert row["val/outcome/ap"] == pytest.approx(average_precision_score(target, score))
-        assert row["val/outcome/f1"] == pytest.approx(f1_score(target, score >= 0.5, zero_division=0))
+        assert row["val/outcome/f1_at_0.5"] == pytest.approx(f1_score(target, score >= 0.5, zero_division=0))
         assert row["val/grade/f1"] == pytest.approx(f1_score(grade, called, average="macro", zero_division=0))
-        names = {f"val/{task}/{name}" for task in ("outcome", "grade") for name in ("ap", "f1")}
+        names = {"val/outcome/ap", "val/outcome/f1_at_0.5", "val/grade/ap", "val/grade/f1"}
         assert [{n: value for n, value in row.items() if n not in names} for row in fold.history] == [*same.history]
 
 

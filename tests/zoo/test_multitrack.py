@@ -385,7 +385,7 @@ def test_only_numeric_features_have_thresholds(count, vector):
 
 
 @pytest.mark.parametrize(
-    ("ridge", "direct", "found"), [(0.3, True, {"ridge"}), (0.0, True, set()), (0.3, False, set())]
+    ("ridge", "direct", "found"), [(0.3, True, {"ridge"}), (0.0, True, set()), (0.0, False, set())]
 )
 def test_ridge_is_the_penalty_of_the_direct_map_while_it_learns(ridge, direct, found):
     model, batch = made(ALONE, ridge=ridge, direct=direct), rows_of(ALONE)
@@ -396,6 +396,11 @@ def test_ridge_is_the_penalty_of_the_direct_map_while_it_learns(ridge, direct, f
         assert penalty.shape == (3,)
         (gradient,) = torch.autograd.grad(penalty.mean(), model.direct.weight)
         torch.testing.assert_close(gradient, 2 * ridge * model.direct.weight)
+
+
+def test_a_ridge_that_holds_nothing_is_refused():
+    with pytest.raises(ValueError, match="ridge: expected 0 where direct is false, found 0.3"):
+        MultitrackConfig(ridge=0.3, direct=False)
 
 
 def test_the_direct_map_becomes_a_ridge_regression_whose_penalty_goes_by_the_tasks_weight():

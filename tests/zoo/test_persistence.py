@@ -176,3 +176,18 @@ def test_it_comes_back_from_a_file_as_it_was(tmp_path):
     (again,) = load_baselines(tmp_path / "models.skops")
     for task, answer in model.predict(train).items():
         np.testing.assert_array_equal(again.predict(train)[task], answer)
+
+
+def test_a_category_that_is_none_of_the_classes_stays_with_what_is_known_of_nothing():
+    words = tuple(Feature(f"asset={c}", "category", "asset", c, quantity="asset") for c in ("a", "b", "c", "unknown"))
+    spec = Spec((Modality("track", "sequence", words, STEPS),), (replace(ASSET, units=()),))
+    code = torch.arange(ROWS * STEPS).reshape(ROWS, STEPS) % 4
+    inputs, whole = torch.nn.functional.one_hot(code, 4).float(), torch.ones(ROWS, STEPS, dtype=torch.bool)
+    observed, target = {"track": torch.ones_like(inputs, dtype=torch.bool)}, {"asset": (code % 3).float()}
+    weight = torch.ones(ROWS)
+    batch = Batch({"track": inputs}, {"track": whole}, observed, {"track": weight}, target, {"asset": whole}, weight)
+    found = persistence(batch, spec).predict(batch)["asset"]
+    for c in range(3):  # of asset a, too, of which the unknown one has the codes
+        np.testing.assert_allclose(found[(code == c).numpy()], np.eye(3)[[c] * int((code == c).sum())], atol=1e-12)
+    shares = [float((target["asset"] == c).float().mean()) for c in range(3)]
+    np.testing.assert_allclose(found[(code == 3).numpy()], [shares] * int((code == 3).sum()))

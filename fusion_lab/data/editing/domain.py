@@ -25,7 +25,7 @@ from fusion_lab.data.editing.packing import Clocks, Packed, clocks_of, pack, wit
 from fusion_lab.data.editing.recordings import Folder, Recordings
 from fusion_lab.data.editing.settings import ACTIVE, ASSET, TASK_OF, TRACK, EditingConfig, TracksConfig
 from fusion_lab.data.editing.targets import at_steps, target_task
-from fusion_lab.data.editing.track_features import track_modality, track_steps
+from fusion_lab.data.editing.track_features import track_modality, track_steps, with_unknown
 from fusion_lab.data.editing.tracks import is_asset
 from fusion_lab.data.editing.twin import Twin
 from fusion_lab.data.editing.windows import Windows, ahead_of, runs_of, windows_of
@@ -173,7 +173,8 @@ def _track(config: EditingConfig, recordings: Recordings, clocks: Clocks) -> _Tr
     np.copyto(cells, 0.0, where=missing)
     notes = tuple(track_notes(config.tracks, filled, recordings.tracks.repeated))
     steps = track_steps(config.tracks, read)
-    return _Track(with_gaps(track_modality(config.tracks, config.length), steps), steps, read, notes)
+    modality = with_unknown(with_gaps(track_modality(config.tracks, config.length), steps), steps)
+    return _Track(modality, steps, read, notes)
 
 
 def _tasks(config: EditingConfig, steps: tuple[str, ...], recordings: Recordings) -> Iterator[Task]:

@@ -38,13 +38,27 @@ def track_steps(tracks: TracksConfig, cells: Steps) -> Steps:
         return cells
     steps, columns, classes = len(cells.values), len(tracks.columns), tracks.asset_classes
     at = tracks.columns.index(ASSET)
-    values, observed = (part.reshape(steps, tracks.count, columns) for part in (cells.values, cells.observed))
+    values, observed = (part.reshape(steps, tracks.count, columns) for part in (cells.values, cells.observed.clone()))
     real = observed[..., at] & torch.from_numpy(is_asset(values[..., at].numpy(), classes))
+    observed[..., at] = real  # an asset that is none is no sign that the step is there
     code = torch.where(real, values[..., at], float(classes)).long()
-    there = cells.there.reshape(-1, 1, 1)
+    there = observed.flatten(1).any(dim=1).reshape(-1, 1, 1)
     one = one_hot(code, classes + 1) * there
     wide = [
         torch.cat([of[..., :at], own, of[..., at + 1 :]], dim=-1).reshape(steps, -1)
         for of, own in ((values, one.float()), (observed, there.expand_as(one)))
     ]
     return replace(cells, values=wide[0], observed=wide[1])
+
+
+def with_unknown(modality: Modality, steps: Steps) -> Modality:
+    """The modality, the features of categories marked that some step has the unknown one: its cell is missing."""
+    unknown = {
+        f.column for f, own in zip(modality.features, steps.values.T, strict=True) if _is_unknown(f) and own.any()
+    }
+    features = (replace(f, gaps=True) if f.column in unknown else f for f in modality.features)
+    return replace(modality, features=tuple(features))
+
+
+def _is_unknown(feature: Feature) -> bool:
+    return feature.kind == "category" and feature.category == UNKNOWN

@@ -17,7 +17,7 @@ from fusion_lab.data.output import PART, alone, writable, written
 from fusion_lab.data.portions import targets_of
 from fusion_lab.data.readers import quoted
 from fusion_lab.data.relapse.archives import FEATURES, MASKS, OBSERVED, UNKNOWN_LABEL
-from fusion_lab.data.relapse.metadata import METADATA
+from fusion_lab.data.relapse.metadata import BY_PAST, METADATA, PER_PATIENT
 from fusion_lab.data.relapse.personal import MEASURED, PAST
 from fusion_lab.data.relapse.settings import SPLITS
 from fusion_lab.data.relapse.windows import split_of
@@ -159,7 +159,7 @@ def _metadata(dataset: Dataset, task: Task, folds: list[dict[str, Any]]) -> dict
 
 
 def _normalisation(notes: tuple[str, ...]) -> str:
-    of = {MEASURED: "per patient", PAST: "by earlier days"}
+    of = {MEASURED: PER_PATIENT, PAST: BY_PAST}
     return next((how for begins, how in of.items() for note in notes if note.startswith(begins)), "none")
 
 

@@ -20,16 +20,19 @@ from fusion_lab.data.readers import Table, data_folder, existing_file, file_sha2
 from fusion_lab.data.records import records_of
 from fusion_lab.data.relapse.archives import archive_files, read_archives
 from fusion_lab.data.relapse.daily import noticed, read_prepared
-from fusion_lab.data.relapse.last_day import check_last_day
+from fusion_lab.data.relapse.last_day import check_last_day, refuse_copies
+from fusion_lab.data.relapse.metadata import BY_PAST, METADATA, PER_PATIENT, read_metadata
 from fusion_lab.data.relapse.personal import against_past, personal
 from fusion_lab.data.relapse.prepare import prepare_tree
 from fusion_lab.data.relapse.raw import NoTreeError, find_sequences
-from fusion_lab.data.relapse.settings import DAILY, RelapseConfig
+from fusion_lab.data.relapse.settings import DAILY, WEEKDAY, RelapseConfig
 from fusion_lab.data.relapse.table import read_days
 from fusion_lab.data.relapse.twin import made_days
 from fusion_lab.data.relapse.windows import Days, Windows, cut
 
 PLACE = "day"
+WRITTEN = {"patient": PER_PATIENT, "past": BY_PAST}
+"""What archives call each way of ``normalise``."""
 TWIN = "these days are made up (data.twin): point data= at a folder of real ones"
 
 
@@ -53,6 +56,7 @@ def load(config: RelapseConfig) -> ArrayDataset:
     dataset = _assembled(read)
     odd = check_dataset(dataset, leakage_auroc=config.leakage_auroc)
     odd += check_last_day(read.windows, config.leakage_auroc)
+    odd = tuple(note for note in odd if note not in read.notes)  # archives bring what was said when they were written
     return replace(dataset, provenance=replace(dataset.provenance, notes=dataset.provenance.notes + odd))
 
 
@@ -166,10 +170,13 @@ def _preparation(path: Path) -> tuple[str, ...]:
 def _of_archives(config: RelapseConfig) -> _Read:
     assert config.root is not None
     windows, sources, notes = read_archives(config, data_folder(config.root))
-    if config.normalise != "none":
-        raise DataError(f"{config.root}: expected data.normalise none of fold archives, found {config.normalise!r}")
-    if config.weekday is not None:
-        raise DataError(f"{config.root}: expected no data.weekday of fold archives, found {config.weekday!r}")
+    how = read_metadata(data_folder(config.root) / METADATA).normalisation
+    if config.normalise != "none" and how != WRITTEN[config.normalise]:
+        expected = f"expected archives whose values are standardised {WRITTEN[config.normalise]}"
+        raise DataError(f"{config.root}: {expected} (data.normalise={config.normalise}), found {how or 'nothing told'}")
+    if config.weekday is not None and WEEKDAY not in windows.features:
+        found = ", ".join(windows.features)
+        raise DataError(f"{config.root}: expected archives with a modality {WEEKDAY!r} (data.weekday), found {found}")
     if config.rows == "labelled":
         known = np.any(list(windows.known.values()), axis=0)
         windows = windows.take(np.flatnonzero(known))
@@ -178,6 +185,7 @@ def _of_archives(config: RelapseConfig) -> _Read:
 
 def _of_days(config: RelapseConfig, days: Days, sources: tuple[Source, ...], notes: tuple[str, ...]) -> _Read:
     told = list(_told(days))
+    refuse_copies(days)
     if config.normalise != "none":
         days, measured = (personal if config.normalise == "patient" else against_past)(days)
         told += measured

@@ -14,6 +14,8 @@ from fusion_lab.data.relapse.features.names import MODALITIES
 from fusion_lab.data.words import clipped, first_line
 
 METADATA = "metadata.json"
+PER_PATIENT, BY_PAST = "per patient", "by earlier days"
+"""What values of archives were standardised by."""
 NORMALISED = "values are as they were when the archives were written"
 
 Made = TypeVar("Made")
@@ -45,7 +47,7 @@ class Metadata:
 
     def told(self) -> tuple[str, ...]:
         """What a reader of scores should know of how archives were made."""
-        if self.normalisation == "none":
+        if self.normalisation in ("none", BY_PAST):
             return self.notes
         how = f" ({self.normalisation})" if self.normalisation else ""
         why = "where that was by each patient's own days, protocols other than loso-transductive are flattered"

@@ -95,13 +95,13 @@ class RelapseConfig(Config):
     sequence       a person's days come in several sequences that do not run into each other; of names that begin
                    with train, val or test it is the split, too, unless there is a column of that
     modalities     ``{modality: columns}``; null: a modality of all columns ``<modality>__<feature>``
-    use            the modalities that are kept; null: all
+    use            the modalities that are kept, ``weekday`` among them; null: all
     label, tasks   the column of the one task ``relapse``, or ``{task: ...}``
     zeros_missing  columns in which 0 means that nothing was computed
     context        days without a label are still in the windows of others
     rows           ``labelled``: days with a known label; ``all``: every day
-    weekday        a column of weekdays, 0 Monday to 6 Sunday, or that of the dates: a modality ``weekday`` of seven
-                   features, 0 or 1
+    weekday        a column of weekdays, 0 Monday to 6 Sunday, or of dates: a modality ``weekday`` of seven features,
+                   0 or 1
     normalise      values as deviations from a person's own days, see :mod:`.personal`: ``past``, from earlier days;
                    ``patient``, from all unlabelled ones, of protocol loso-transductive alone
     ============== ================================================================================================
@@ -144,8 +144,6 @@ class RelapseConfig(Config):
             raise ValueError(f"use: expected each name once, found {', '.join(self.use)}")
         if all(task.auxiliary for task in self.labels.values()):
             raise ValueError("tasks: expected one that is not auxiliary, found none")
-        if self.normalise != "none" and self.source == "archives":
-            raise ValueError("normalise: expected none where source is archives, whose values are as they were written")
         return self
 
     @property

@@ -57,7 +57,7 @@ def read_days(config: RelapseConfig, table: Table, labelled: bool = True) -> tup
     """
     whose = _whose(config, table)
     tasks = [_task(name, label, table) for name, label in config.labels.items()] if labelled else []
-    columns = _columns(config, table, whose.columns)
+    columns = _columns(config, table, [*whose.columns, *([config.weekday] if config.weekday else [])])
     zeros = set(config.zeros_missing)
     table.require(config.zeros_missing, "zeros that mean missing")
     order = whose.order
@@ -68,9 +68,9 @@ def read_days(config: RelapseConfig, table: Table, labelled: bool = True) -> tup
         seen &= ~(np.isin(own, list(zeros)) & (numbers == 0))
         values[name], observed[name] = np.where(seen, numbers, np.float32(0.0))[order], seen[order]
     features = {name: tuple(c.removeprefix(f"{name}{BETWEEN}") for c in own) for name, own in columns.items()}
-    if config.weekday is not None:
-        if WEEKDAY in features:
-            raise DataError(f"{table.path}: expected no modality {WEEKDAY!r} beside data.weekday, found one")
+    if config.weekday is not None and WEEKDAY in features:
+        raise DataError(f"{table.path}: expected no modality {WEEKDAY!r} beside data.weekday, found one")
+    if config.weekday is not None and WEEKDAY in (config.use or (WEEKDAY,)):
         features[WEEKDAY] = WEEKDAYS
         values[WEEKDAY] = np.eye(len(WEEKDAYS), dtype=np.float32)[_weekdays(table, config)[order]]
         observed[WEEKDAY] = np.ones_like(values[WEEKDAY], dtype=bool)
@@ -150,7 +150,7 @@ def _whole_numbers(table: Table, column: str, role: str = "the day") -> np.ndarr
 def _weekdays(table: Table, config: RelapseConfig) -> np.ndarray:
     """0 Monday to 6 Sunday, int64 [rows]."""
     column = config.weekday or ""
-    if column == (config.date or DATE_COLUMN):
+    if _holds_dates(table.column(column, "the weekday of each row")):
         return (_dates(table, column) - 1) % len(WEEKDAYS)  # the proleptic calendar begins with a Monday
     days = _whole_numbers(table, column, "the weekday")
     odd = np.flatnonzero((days < 0) | (days >= len(WEEKDAYS)))
@@ -158,6 +158,16 @@ def _weekdays(table: Table, config: RelapseConfig) -> np.ndarray:
         row = int(odd[0])
         raise DataError(f"{table.place(row, column)}: expected 0 (Monday) to 6 (Sunday), found {days[row]}")
     return days
+
+
+def _holds_dates(cells: pd.Series) -> bool:
+    """Whether the first cell that is filled is a date."""
+    first = next((text for text in as_text(cells) if text is not None), "")
+    try:
+        datetime.fromisoformat(first)
+    except ValueError:
+        return False
+    return not first.isdecimal()  # 20210524 is a number
 
 
 def _dates(table: Table, column: str) -> np.ndarray:
@@ -205,7 +215,7 @@ def _columns(config: RelapseConfig, table: Table, taken: Sequence[str]) -> dict[
         labels = {label.column for label in config.labels.values()}
         columns = _by_name(table, {*taken, *labels})
     for name in config.use or ():
-        if name not in columns:
+        if name not in columns and not (name == WEEKDAY and config.weekday):
             raise DataError(
                 f"{table.path}: expected modality {name!r} (data.use), found none{nearest(name, [*columns])}"
             )

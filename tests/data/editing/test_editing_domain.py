@@ -397,3 +397,20 @@ def test_raw_rows_with_assets_as_categories_become_the_same_inputs():
     assert np.array_equal(encoded.inputs, batch.inputs["track"].numpy())
     assert np.array_equal(encoded.valid, batch.valid["track"].numpy())
     assert np.array_equal(encoded.observed, batch.observed["track"].numpy())
+
+
+def test_rows_of_training_are_answered_also_where_an_asset_is_unknown(tmp_path):
+    """And a step that shows nothing but an asset that is none is no step, in training as later."""
+    sequences = np.zeros((1, 5, 27), np.float32)
+    sequences[0, :, 1] = [0, 1, 7, 2, 0]
+    sequences[0, 4] = np.nan
+    sequences[0, 4, 1] = 7
+    write_archive(tmp_path, **archive(["a"], sequences, np.ones((1, 5), bool)))
+    config = files(tmp_path, streams={}, tracks=CATEGORY)
+    dataset, found = load(config), records(config)
+    gaps = {f.column: f.gaps for f in dataset.spec.modality("track").features if f.kind == "category"}
+    assert gaps == {"track 1 asset_id": True, "track 2 asset_id": False, "track 3 asset_id": False}
+    encoded = encode(dataset.spec.modality("track"), found.modalities["track"], strict=True)
+    batch = everything(dataset)
+    assert np.array_equal(encoded.inputs, batch.inputs["track"].numpy())
+    assert np.array_equal(encoded.valid, batch.valid["track"].numpy()) and not encoded.valid[0, -1]

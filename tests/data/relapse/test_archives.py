@@ -323,9 +323,21 @@ def test_arrays_of_objects_are_never_unpickled(archives):
 
 
 def test_values_as_they_were_written_are_not_normalised_again(archives):
-    for normalise in ("past", "patient"):
-        assert "expected data.normalise none of fold archives" in refusal(archives, window=4, normalise=normalise)
-    assert "expected no data.weekday of fold archives" in refusal(archives, window=4, weekday="day")
+    for normalise, how in (("past", "by earlier days"), ("patient", "per patient")):
+        expected = f"expected archives whose values are standardised {how} (data.normalise={normalise}), found none"
+        assert expected in refusal(archives, window=4, normalise=normalise)
+    assert "expected archives with a modality 'weekday' (data.weekday)" in refusal(archives, window=4, weekday="day")
+
+
+def test_archives_stand_for_the_days_that_they_were_written_from(tmp_path):
+    """Also those of settings that changed the days, and nothing is told twice or of more than there was."""
+    settings = {"normalise": "past", "weekday": "of_week", "window": 4}
+    write_days(tmp_path, days(patients=3, length=9).assign(of_week=lambda f: f["day"] % 7))
+    original = load(config(tmp_path, **settings, leakage_auroc=0.55))
+    again = load(config(write_archives(tmp_path / "made", original), **settings, leakage_auroc=0.55))
+    assert_same(original, again)
+    told = again.provenance.notes
+    assert len(set(told)) == len(told) and not any("flattered" in note for note in told)
 
 
 def test_only_windows_of_named_sequences_are_written(original, tmp_path):

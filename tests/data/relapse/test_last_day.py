@@ -14,12 +14,12 @@ def frame():
 
 
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("window", [1, 7])
-def test_a_copy_of_the_label_is_refused(tmp_path, frame, turned, window):
+@pytest.mark.parametrize(("window", "normalise"), [(1, "none"), (7, "none"), (7, "past"), (1, "patient")])
+def test_a_copy_of_the_label_is_refused(tmp_path, frame, turned, window, normalise):
     label = frame["label"].astype(float)
     write_days(tmp_path, frame.assign(accel__0=1 - label if turned else label))
     with pytest.raises(DataError, match="found the values of task 'relapse'"):
-        load(config(tmp_path, window=window))
+        load(config(tmp_path, window=window, normalise=normalise))
 
 
 def test_the_column_of_the_label_is_no_feature(tmp_path, frame):

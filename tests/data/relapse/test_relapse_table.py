@@ -111,6 +111,14 @@ def test_dates_count_from_each_persons_first(dates, form):
         assert found.day[found.patient == subject].tolist() == sorted((one - min(own)).days for one in own)
 
 
+def test_the_column_of_weekdays_is_no_feature_and_can_be_left_out(tmp_path, frame):
+    write_days(tmp_path, frame.assign(accel__day=frame["day"] % 7))
+    whole = read(tmp_path, weekday="accel__day")
+    assert "day" not in whole.features["accel"] and "weekday" in whole.features
+    assert set(read(tmp_path, weekday="accel__day", use=["sleep"]).features) == {"sleep"}
+    assert set(read(tmp_path, weekday="accel__day", use=["sleep", "weekday"]).features) == {"sleep", "weekday"}
+
+
 def broken(**columns):
     """A change of the table's first cells of some columns."""
 
