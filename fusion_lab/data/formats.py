@@ -103,6 +103,11 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 
 def read_hdf5(path: Path, key: str | None, companions: Sequence[str]) -> pd.DataFrame:
+    """The columns of a group or of an array ``key``: an array [rows], or [rows,n] as ``name_0`` to ``name_n-1``, each.
+
+    Raises:
+        DataError: a file that cannot be read, no such key, arrays of several lengths, a name that is there twice.
+    """
     try:
         with open_hdf5(path) as file:
             arrays = _hdf5_arrays(f"{path}#{key}" if key else str(path), file, key, companions)
