@@ -178,8 +178,8 @@ def positions(modality: Modality, present: Array, plan: Planting) -> Array:
 
 
 def plant_latents(like: Spec, plan: Planting, useful: tuple[str, ...], valid: Leaves) -> Planted:
-    """What modalities show and what the answers follow, by ``plan.planted``: ``useful`` modalities carry the signal, the
-    others show latents that nothing hangs on; ``valid`` says where there is anything to show.
+    """What modalities show and what the answers follow, by ``plan.planted``: ``useful`` modalities carry the signal,
+    the others show latents that nothing hangs on; ``valid`` says where there is anything to show.
     """
     latent = {m.name: _signs(plan, f"{m.name} latent", (plan.rows,)) for m in like.modalities}
     quality = {name: np.ones(plan.rows) for name in latent}
