@@ -202,7 +202,9 @@ class _CrossValidation:
 
     def _more_curves(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
         """What ``training.curves`` asks for, each float64 ``[K]``."""
-        found = {}
+        found: dict[str, Tensor] = {}
+        if not self.plan.training.curves:
+            return found
         for task in self.spec.tasks:
             rows = flat_steps(task, scores[task.name], self.alive_val.targets[task.name], counted(self.alive_val, task))
             for name, score in also_scored(task, self.plan.training.curves).items():
